@@ -57,7 +57,6 @@ impl Batch {
     pub fn clear(&mut self) {
         // `bytes` keeps its length on purpose: bytes below it need no zeroing before the next
         // decompression. Without entries nothing points at them.
-        self.gathered.clear();
         self.entries.clear();
         self.timestamps.clear();
         self.values.clear();

@@ -53,22 +53,33 @@ pub(crate) fn varint(msg: &[u8], pos: &mut usize) -> Result<u64, DecodeError> {
 
 #[inline]
 fn long_varint(msg: &[u8], pos: &mut usize) -> Result<u64, DecodeError> {
-    if let Some(word) = msg.get(*pos..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*word);
-        let last_bytes = !word & 0x8080_8080_8080_8080;
-        if last_bytes != 0 {
-            // Keep the bytes up to the first without a continuation bit, then close the gaps
-            // between their 7-bit digits: in pairs, in fours, in eights. A timestamp takes 6 bytes,
-            // and this has no branch per byte.
-            let kept = word & (last_bytes ^ last_bytes.wrapping_sub(1));
-            let digits = kept & 0x7f7f_7f7f_7f7f_7f7f;
-            let pairs = (digits & 0x007f_007f_007f_007f) | ((digits & 0x7f00_7f00_7f00_7f00) >> 1);
-            let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
-            *pos += (last_bytes.trailing_zeros() / 8 + 1) as usize;
-            return Ok((fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4));
+    let word = msg.get(*pos..).and_then(|rest| rest.first_chunk::<8>());
+    match word.and_then(|word| varint_of_word(u64::from_le_bytes(*word))) {
+        Some((value, length)) => {
+            *pos += length;
+            Ok(value)
         }
+        None => varint_by_byte(msg, pos),
     }
-    varint_by_byte(msg, pos)
+}
+
+/// Value and length of the varint in the low bytes of `word`, unless it is longer than 8 bytes.
+///
+/// A timestamp takes 6 bytes; here no branch depends on them.
+#[inline(always)]
+pub(crate) fn varint_of_word(word: u64) -> Option<(u64, usize)> {
+    let last_bytes = !word & 0x8080_8080_8080_8080;
+    if last_bytes == 0 {
+        return None;
+    }
+    // Keep the bytes up to the first without a continuation bit, then close the gaps between their
+    // 7-bit digits: in pairs, in fours, in eights.
+    let kept = word & (last_bytes ^ last_bytes.wrapping_sub(1));
+    let digits = kept & 0x7f7f_7f7f_7f7f_7f7f;
+    let pairs = (digits & 0x007f_007f_007f_007f) | ((digits & 0x7f00_7f00_7f00_7f00) >> 1);
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
+    let value = (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4);
+    Some((value, (last_bytes.trailing_zeros() / 8 + 1) as usize))
 }
 
 /// Varints of 9 and 10 bytes, and those near the end of the message.

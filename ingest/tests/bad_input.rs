@@ -124,7 +124,15 @@ fn invalid_protobuf_names_the_byte() {
     let valid = series(&[(b"__name__", b"m")]);
     let in_series = |fields: &[u8]| [&valid[..], &field(0x0a, fields)].concat();
     let at = valid.len() + 2;
+    // The value reaches beyond its series: to the end of the request, or into the next series.
+    let overrun = field(0x0a, &[0x0a, 0x06, 0x0a, 0x01, b'a', 0x12, 0x01]);
     for (raw, offset, what) in [
+        (overrun.clone(), 3, "length beyond the end of the message"),
+        (
+            [overrun, valid.clone()].concat(),
+            3,
+            "length beyond the end of the message",
+        ),
         (vec![0x0a], 1, "truncated varint"),
         (vec![0x0a, 0x05, 0x0a], 1, "length beyond the end of the message"),
         (vec![0x00], 0, "field number 0"),
