@@ -1,0 +1,85 @@
+# Everything a person needs to build, run and test Quorate. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside the checkout, so that all clones on a machine share one build of RocksDB.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Where `make run` keeps the three nodes' data; ARGS goes to `quorate dev`, or to the benchmarks.
+DEV_DIR ?= $(CURDIR)/data/dev
+ARGS ?=
+
+# Never a `--release`: the `dev` profile is the optimised one, see Cargo.toml.
+CARGO := cargo
+LOCKED := --locked
+QUORATE := $(CARGO_TARGET_DIR)/debug/quorate
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: run
+run: ## Build, then start a cluster of three nodes on this machine; Ctrl-C stops it
+	@scripts/setup.sh build
+	@$(CARGO) build $(LOCKED) --package quorate-node
+	@exec "$(QUORATE)" dev --dir "$(DEV_DIR)" $(ARGS)
+
+.PHONY: build
+build: ## Build the quorate binary and print where it is
+	@scripts/setup.sh build
+	@$(CARGO) build $(LOCKED) --package quorate-node
+	@echo "$(QUORATE)"
+
+# Documentation's examples first: the last line is the summary of the runner that runs the rest.
+.PHONY: test
+test: ## Run every test
+	@scripts/setup.sh test
+	@$(CARGO) test $(LOCKED) --workspace --doc --quiet
+	@if command -v cargo-nextest >/dev/null; then \
+		$(CARGO) nextest run $(LOCKED) --workspace; \
+	else \
+		$(CARGO) test $(LOCKED) --workspace --lib --bins --tests --examples; \
+	fi
+
+# With quorate-proto, the features of RocksDB's build dependencies are those of the whole workspace.
+# Without it, Cargo would compile RocksDB a second time.
+.PHONY: test-%
+test-%: ## Run the tests of one folder: make test-storage
+	@scripts/setup.sh test
+	@$(CARGO) test $(LOCKED) --package quorate-$* --package quorate-proto
+
+.PHONY: check
+check: ## Check format, lints, documentation, import direction and licences; changes nothing
+	@scripts/setup.sh build
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+	@$(CARGO) test $(LOCKED) --package quorate-node --test architecture
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; fi
+
+.PHONY: fix
+fix: ## Format, and let clippy repair what it can
+	@scripts/setup.sh build
+	@$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	@$(CARGO) fmt --all
+
+.PHONY: bench
+bench: ## Run the benchmarks, beside Prometheus and VictoriaMetrics
+	@scripts/setup.sh bench
+	@$(CARGO) build $(LOCKED) --package quorate-node
+	@$(CARGO) run $(LOCKED) --package quorate-bench -- $(ARGS)
+
+.PHONY: setup
+setup: ## Install what building, testing and benchmarking need
+	@scripts/setup.sh bench
+
+.PHONY: clean-dev
+clean-dev: ## Delete the data of `make run`
+	@rm -rf -- "$(DEV_DIR)"
+
+.PHONY: clean
+clean: ## Delete everything built, RocksDB too, for all checkouts
+	@$(CARGO) clean
