@@ -84,10 +84,9 @@ forbid_services() {
     as_root chmod 755 "$policy"
 }
 
+# What `systemctl disable` does, also where there is no systemctl.
 keep_from_starting() {
-    local helper=deb-systemd-helper
-    ! command -v systemctl >/dev/null || helper=systemctl
-    as_root "$helper" disable "$1.service" >/dev/null 2>&1 || true
+    as_root rm -f "/etc/systemd/system/multi-user.target.wants/$1.service"
 }
 
 install_packages() {
