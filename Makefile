@@ -8,9 +8,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# Where `make run` keeps the three nodes' data; ARGS goes to `quorate dev`, or to the benchmarks.
-DEV_DIR ?= $(CURDIR)/data/dev
+# More arguments for `quorate dev` or the benchmarks: make run ARGS="--nodes 5"
 ARGS ?=
+# Where `make install` puts the binary: into $(PREFIX)/bin.
+PREFIX ?= $(HOME)/.local
 
 # Never a `--release`: the `dev` profile is the optimised one, see Cargo.toml.
 CARGO := cargo
@@ -25,13 +26,17 @@ help: ## List the targets
 run: ## Build, then start a cluster of three nodes on this machine; Ctrl-C stops it
 	@scripts/setup.sh build
 	@$(CARGO) build $(LOCKED) --package quorate-node
-	@exec "$(QUORATE)" dev --dir "$(DEV_DIR)" $(ARGS)
+	@exec "$(QUORATE)" dev $(ARGS)
 
 .PHONY: build
 build: ## Build the quorate binary and print where it is
 	@scripts/setup.sh build
 	@$(CARGO) build $(LOCKED) --package quorate-node
 	@echo "$(QUORATE)"
+
+.PHONY: install
+install: build ## Put the binary into ~/.local/bin (or PREFIX=... /bin)
+	@install -D -m 755 "$(QUORATE)" "$(PREFIX)/bin/quorate"
 
 # Documentation's examples first: the last line is the summary of the runner that runs the rest.
 .PHONY: test
@@ -49,6 +54,7 @@ test: ## Run every test
 .PHONY: test-%
 test-%: ## Run the tests of one folder: make test-storage
 	@scripts/setup.sh test
+	@if [[ "$*" == jepsen-like-tests ]]; then $(CARGO) build $(LOCKED) --package quorate-node; fi
 	@$(CARGO) test $(LOCKED) --package quorate-$* --package quorate-proto
 
 .PHONY: check
@@ -78,7 +84,7 @@ setup: ## Install what building, testing and benchmarking need
 
 .PHONY: clean-dev
 clean-dev: ## Delete the data of `make run`
-	@rm -rf -- "$(DEV_DIR)"
+	@rm -rf -- "$${XDG_DATA_HOME:-$(HOME)/.local/share}/quorate/dev"
 
 .PHONY: clean
 clean: ## Delete everything built, RocksDB too, for all checkouts
