@@ -111,7 +111,7 @@ fn the_containers_are_one_cluster() {
             own.http.unwrap().to_string(),
             format!("{name}:{}", loaded.config.http_listen.port())
         );
-        configs.push((*loaded.config).clone());
+        configs.push(loaded.config);
     }
     assert_eq!(
         configs.iter().map(|config| config.node_id).collect::<Vec<_>>(),
