@@ -1,0 +1,218 @@
+//! Evaluation of PromQL, series at a time.
+//!
+//! Each expression becomes a vector whose labels are known first and whose series then come one by one, as a column
+//! of values over all steps. Functions and operators work on a column at a time and let go of it; aggregations keep
+//! their state for each group and step, joins keep one side. An instant query is a range query of one step.
+
+mod aggregate;
+mod annotate;
+mod binary;
+mod build;
+mod column;
+mod context;
+mod format;
+mod functions;
+mod grid;
+mod kahan;
+mod labelset;
+mod memory;
+mod operator;
+mod plan;
+mod quantile;
+mod range;
+mod scalar;
+mod select;
+mod vector;
+
+use column::Column;
+use context::Context;
+use grid::Grid;
+use range::RangeVector;
+
+use crate::ast::{Expr, ValueType};
+use crate::source::Source;
+use crate::value::{EvalError, EvalOptions, Evaluated, LimitKind, MatrixSeries, Value, VectorSample};
+
+/// How many levels an expression may have. Evaluation recurses this deep, which must fit the stack of a thread that
+/// a runtime keeps for blocking work.
+pub const MAX_HEIGHT: usize = 256;
+
+/// Times beyond this, in milliseconds, are refused: room is left for ranges and offsets to be added.
+const MAX_TIME_MS: i64 = i64::MAX / 4;
+
+/// Evaluates an expression at one time, Unix milliseconds.
+pub fn eval_instant(
+    expr: &Expr,
+    source: &dyn Source,
+    time_ms: i64,
+    options: &EvalOptions<'_>,
+) -> Result<Evaluated, EvalError> {
+    check(expr, &[time_ms])?;
+    let ctx = Context::new(source, options, (time_ms, time_ms, 0));
+    ctx.check_abort()?;
+    let value = instant_value(&ctx, expr, time_ms)?;
+    Ok(finish(&ctx, value))
+}
+
+/// Evaluates an expression at `start_ms` and every `step_ms` up to and including `end_ms`, Unix milliseconds. The
+/// result is always a matrix.
+pub fn eval_range(
+    expr: &Expr,
+    source: &dyn Source,
+    (start_ms, end_ms, step_ms): (i64, i64, i64),
+    options: &EvalOptions<'_>,
+) -> Result<Evaluated, EvalError> {
+    check(expr, &[start_ms, end_ms])?;
+    if step_ms <= 0 {
+        return Err(EvalError::BadRequest(
+            "the step of a range query must be above zero".to_owned(),
+        ));
+    }
+    if end_ms < start_ms {
+        return Err(EvalError::BadRequest(
+            "end timestamp must not be before start time".to_owned(),
+        ));
+    }
+    let value_type = expr.value_type();
+    if !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
+        let kind = value_type.documented();
+        return Err(EvalError::BadRequest(format!(
+            "invalid expression type \"{kind}\" for range query, must be Scalar or instant Vector"
+        )));
+    }
+    let ctx = Context::new(source, options, (start_ms, end_ms, step_ms));
+    ctx.check_abort()?;
+    let grid = Grid::range(start_ms, end_ms, step_ms, options.max_steps)?;
+    let value = Value::Matrix(range_matrix(&ctx, expr, grid)?);
+    Ok(finish(&ctx, value))
+}
+
+/// Refuses what can't be evaluated safely.
+fn check(expr: &Expr, times_ms: &[i64]) -> Result<(), EvalError> {
+    if times_ms
+        .iter()
+        .any(|time_ms| !(-MAX_TIME_MS..=MAX_TIME_MS).contains(time_ms))
+    {
+        return Err(EvalError::BadRequest(
+            "the time of the query is out of range".to_owned(),
+        ));
+    }
+    if expr.height() > MAX_HEIGHT {
+        return Err(EvalError::Limit {
+            limit: LimitKind::Nesting,
+            max: MAX_HEIGHT as u64,
+        });
+    }
+    Ok(())
+}
+
+fn finish(ctx: &Context<'_>, value: Value) -> Evaluated {
+    let (warnings, infos) = ctx.take_annotations();
+    Evaluated {
+        value,
+        warnings,
+        infos,
+        stats: ctx.stats(),
+    }
+}
+
+fn instant_value<'q>(ctx: &'q Context<'q>, expr: &'q Expr, time_ms: i64) -> Result<Value, EvalError> {
+    let grid = Grid::instant(time_ms);
+    match expr.value_type() {
+        ValueType::Scalar => {
+            let value = scalar::evaluate(ctx, expr, grid)?.get(0);
+            Ok(Value::Scalar {
+                timestamp_ms: time_ms,
+                value,
+            })
+        }
+        ValueType::String => {
+            let Expr::String(literal) = expr.without_parens() else {
+                return Err(EvalError::Execution("expected a string".to_owned()));
+            };
+            let value = String::from_utf8_lossy(&literal.value).into_owned();
+            Ok(Value::String {
+                timestamp_ms: time_ms,
+                value,
+            })
+        }
+        ValueType::Vector => {
+            let mut vector = build::vector(ctx, expr, grid)?;
+            let mut column = Column::new(&ctx.memory, 1)?;
+            let mut samples = Vec::new();
+            let mut charge = ctx.memory.nothing();
+            for labels in std::mem::take(&mut vector.labels) {
+                vector.next(&mut column)?;
+                if let Some(value) = column.get(0) {
+                    charge.grow(size_of::<VectorSample>(), 1)?;
+                    samples.push(VectorSample {
+                        labels,
+                        timestamp_ms: time_ms,
+                        value,
+                    });
+                }
+            }
+            Ok(Value::Vector(samples))
+        }
+        ValueType::Matrix => raw_matrix(ctx, expr, grid).map(Value::Matrix),
+    }
+}
+
+/// The samples of a range vector, as they are.
+fn raw_matrix<'q>(ctx: &'q Context<'q>, expr: &'q Expr, grid: Grid) -> Result<Vec<MatrixSeries>, EvalError> {
+    let mut input = RangeVector::open(ctx, expr, grid, None)?;
+    let (start_ms, end_ms) = input.bounds_ms(grid.time_ms(0));
+    let mut matrix = Vec::new();
+    let mut charge = ctx.memory.nothing();
+    for labels in input.labels.clone() {
+        let samples = input.next()?;
+        let first = samples
+            .timestamps
+            .partition_point(|timestamp_ms| *timestamp_ms <= start_ms);
+        let end = samples
+            .timestamps
+            .partition_point(|timestamp_ms| *timestamp_ms <= end_ms);
+        if first < end {
+            charge.grow((end - first) * 16 + size_of::<MatrixSeries>(), end - first)?;
+            matrix.push(MatrixSeries {
+                labels,
+                timestamps_ms: samples.timestamps[first..end].to_vec(),
+                values: samples.values[first..end].to_vec(),
+            });
+        }
+    }
+    matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Ok(matrix)
+}
+
+fn range_matrix<'q>(
+    ctx: &'q Context<'q>,
+    expr: &'q Expr,
+    grid: Grid,
+) -> Result<Vec<MatrixSeries>, EvalError> {
+    let mut vector = build::vector_or_scalar(ctx, expr, grid)?;
+    let mut column = Column::new(&ctx.memory, grid.count)?;
+    let mut matrix = Vec::new();
+    let mut charge = ctx.memory.nothing();
+    for labels in std::mem::take(&mut vector.labels) {
+        vector.next(&mut column)?;
+        let count = column.present().count();
+        if count == 0 {
+            continue;
+        }
+        charge.grow(count * 16 + size_of::<MatrixSeries>(), count)?;
+        let mut timestamps_ms = Vec::with_capacity(count);
+        let mut values = Vec::with_capacity(count);
+        for (step, value) in column.iter() {
+            timestamps_ms.push(grid.time_ms(step));
+            values.push(value);
+        }
+        matrix.push(MatrixSeries {
+            labels,
+            timestamps_ms,
+            values,
+        });
+    }
+    matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Ok(matrix)
+}

@@ -1,0 +1,183 @@
+//! Instant selectors: each series' latest sample at each step.
+
+use quorate_storage::{Labels, SampleColumns};
+
+use super::column::Column;
+use super::context::Context;
+use super::grid::{Grid, Times};
+use super::memory::Charge;
+use super::vector::{Columns, Vector};
+use crate::ast::VectorSelector;
+use crate::source::{SelectHints, SelectRequest, SeriesCursor};
+use crate::value::EvalError;
+
+/// Ends a series: the bits Prometheus writes when a target or a series went away.
+const STALE_NAN_BITS: u64 = 0x7ff0_0000_0000_0002;
+
+/// Roughly what a cursor takes beyond its labels.
+const CURSOR_BYTES: usize = 256;
+
+#[inline]
+pub(super) fn is_stale(value: f64) -> bool {
+    value.to_bits() == STALE_NAN_BITS
+}
+
+/// What an instant selector gives for a sample.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Take {
+    /// Its value.
+    Value,
+    /// Its time in seconds.
+    Timestamp,
+}
+
+/// Evaluates an instant selector.
+pub(super) fn instant<'q>(
+    ctx: &'q Context<'q>,
+    selector: &'q VectorSelector,
+    grid: Grid,
+    take: Take,
+    function: Option<&'q str>,
+) -> Result<Vector<'q>, EvalError> {
+    let times = Times::new(ctx, selector.at, ctx.offset_ms(selector.offset.as_ref())?);
+    let lookback_ms = ctx.options.lookback_ms;
+    let hints = SelectHints {
+        step_ms: grid.step_ms(),
+        range_ms: 0,
+        function,
+    };
+    let Some(selected) = Selected::open(ctx, selector, grid.span(times), lookback_ms, hints)? else {
+        return Ok(Vector::empty(ctx));
+    };
+    let labels = selected.labels();
+    Vector::new(
+        ctx,
+        labels,
+        Instants {
+            ctx,
+            selected,
+            grid,
+            times,
+            lookback_ms,
+            take,
+        },
+    )
+}
+
+struct Instants<'q> {
+    ctx: &'q Context<'q>,
+    selected: Selected<'q>,
+    grid: Grid,
+    times: Times,
+    lookback_ms: i64,
+    take: Take,
+}
+
+impl<'q> Columns<'q> for Instants<'q> {
+    fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
+        out.clear();
+        let samples = self.selected.next()?;
+        let timestamps = samples.timestamps.as_slice();
+        self.ctx.work(self.grid.count)?;
+        // How many samples are not after the step.
+        let mut past = 0;
+        for step in 0..self.grid.count {
+            let reference_ms = self.times.reference_ms(self.grid.time_ms(step));
+            while past < timestamps.len() && timestamps[past] <= reference_ms {
+                past += 1;
+            }
+            let Some(latest) = past.checked_sub(1) else {
+                continue;
+            };
+            let (timestamp_ms, value) = (timestamps[latest], samples.values[latest]);
+            if timestamp_ms <= reference_ms.saturating_sub(self.lookback_ms) || is_stale(value) {
+                continue;
+            }
+            out.set(
+                step,
+                match self.take {
+                    Take::Value => value,
+                    Take::Timestamp => timestamp_ms as f64 / 1000.0,
+                },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The series a selector found, read one after the other.
+pub(super) struct Selected<'q> {
+    ctx: &'q Context<'q>,
+    cursors: std::vec::IntoIter<Box<dyn SeriesCursor>>,
+    samples: SampleColumns,
+    samples_charge: Charge<'q>,
+    _cursors_charge: Charge<'q>,
+}
+
+impl<'q> Selected<'q> {
+    /// Asks the source for the series with samples that may be looked at when the times of `span` are, each with all
+    /// that is less than `depth_ms` older. `None` if no time is looked at.
+    pub(super) fn open(
+        ctx: &'q Context<'q>,
+        selector: &VectorSelector,
+        span: Option<(i64, i64)>,
+        depth_ms: i64,
+        hints: SelectHints<'_>,
+    ) -> Result<Option<Selected<'q>>, EvalError> {
+        let Some((first_ms, last_ms)) = span else {
+            return Ok(None);
+        };
+        ctx.check_abort()?;
+        let request = SelectRequest {
+            // Windows are open on the left.
+            start_ms: first_ms.saturating_sub(depth_ms).saturating_add(1),
+            end_ms: last_ms,
+            matchers: &selector.matchers,
+            hints,
+        };
+        let cursors = ctx.source.select(&request).map_err(EvalError::Source)?;
+        let labels_bytes: usize = cursors
+            .iter()
+            .map(|cursor| cursor.labels().as_bytes().len())
+            .sum();
+        let cursors_charge = ctx
+            .memory
+            .charge(labels_bytes + cursors.len() * CURSOR_BYTES, 0)?;
+        ctx.count_read(cursors.len(), 0);
+        Ok(Some(Selected {
+            ctx,
+            cursors: cursors.into_iter(),
+            samples: SampleColumns::default(),
+            samples_charge: ctx.memory.nothing(),
+            _cursors_charge: cursors_charge,
+        }))
+    }
+
+    /// The labels of the series that were not read yet.
+    pub(super) fn labels(&self) -> Vec<Labels> {
+        self.cursors
+            .as_slice()
+            .iter()
+            .map(|cursor| cursor.labels().clone())
+            .collect()
+    }
+
+    /// The next series' samples, stale markers included.
+    pub(super) fn next(&mut self) -> Result<&mut SampleColumns, EvalError> {
+        self.samples.clear();
+        if let Some(mut cursor) = self.cursors.next() {
+            cursor.samples(&mut self.samples).map_err(EvalError::Source)?;
+        }
+        let count = self.samples.timestamps.len();
+        if count != self.samples.values.len() {
+            return Err(EvalError::Execution(
+                "a series has more timestamps than values".to_owned(),
+            ));
+        }
+        self.samples_charge
+            .replace(self.samples.timestamps.capacity() * 16, count)?;
+        self.ctx.count_read(0, count);
+        self.ctx.work(count)?;
+        Ok(&mut self.samples)
+    }
+}
