@@ -1,6 +1,8 @@
 //! The shape of the workspace, as `docs/ARCHITECTURE.md` promises it: which crate may depend on which, who
 //! may know of consensus, the disk, the runtime and the wire, and what licences everything linked has.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

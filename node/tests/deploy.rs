@@ -1,5 +1,7 @@
 //! What stands in `deploy` must work as it stands there, as far as that shows without deploying it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
