@@ -56,10 +56,10 @@ impl fmt::Debug for EvalOptions<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Abort {
     /// Nobody waits for the answer any more.
-    #[error("query was canceled in query execution")]
+    #[error("query was canceled in expression evaluation")]
     Canceled,
     /// The deadline passed.
-    #[error("query timed out in query execution")]
+    #[error("query timed out in expression evaluation")]
     Timeout,
 }
 
@@ -104,7 +104,7 @@ impl LimitKind {
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// The engine does not evaluate this function or feature.
-    #[error("{feature} is not supported")]
+    #[error("this engine does not support {feature}")]
     Unsupported {
         /// The function (`info()`) or feature (`fill modifiers`).
         feature: String,

@@ -249,7 +249,7 @@ fn an_expression_of_the_greatest_height_fits_a_small_stack() {
         }
     };
     std::thread::Builder::new()
-        .stack_size(2 << 20)
+        .stack_size(1280 << 10)
         .spawn(evaluate)
         .unwrap()
         .join()

@@ -35,7 +35,7 @@ use crate::value::{EvalError, EvalOptions, Evaluated, LimitKind, MatrixSeries, V
 
 /// How many levels an expression may have. Evaluation recurses this deep, which must fit the stack of a thread that
 /// a runtime keeps for blocking work.
-pub const MAX_HEIGHT: usize = 256;
+pub const MAX_HEIGHT: usize = 384;
 
 /// Times beyond this, in milliseconds, are refused: room is left for ranges and offsets to be added.
 const MAX_TIME_MS: i64 = i64::MAX / 4;
