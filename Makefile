@@ -63,7 +63,7 @@ check: ## Check format, lints, documentation, import direction and licences; cha
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
-	@$(CARGO) test $(LOCKED) --package quorate-node --test architecture
+	@$(CARGO) test $(LOCKED) --workspace --test architecture --test documentation
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; fi
 
 .PHONY: fix
