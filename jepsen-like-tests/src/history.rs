@@ -1,0 +1,344 @@
+//! What was done to the cluster and what it answered, one operation a line, in Jepsen's shape.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::values::Batch;
+
+/// A line of the history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Position in the history.
+    pub index: u64,
+    /// Since the history's start.
+    pub time_us: u64,
+    /// What happened to the operation.
+    #[serde(rename = "type")]
+    pub stage: Stage,
+    /// The operation.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// How far an operation came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It is about to be sent.
+    Invoke,
+    /// It was acknowledged.
+    Ok,
+    /// It was refused for good, and nothing of it may be stored.
+    Fail,
+    /// What became of it is not known: a timeout, a 5xx, a lost connection.
+    Info,
+}
+
+/// An operation of a client or of the tormentor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "f", rename_all = "snake_case")]
+pub enum Action {
+    /// A write of one batch. A batch may be sent several times.
+    Write {
+        /// What was written.
+        batch: Batch,
+        /// Where it was committed, if the protocol tells.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        receipts: Vec<Receipt>,
+        /// Why it was not acknowledged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// A query for the newest sample of each probe; recorded when it ended.
+    Query {
+        /// The node asked.
+        node: u64,
+        /// The level asked for.
+        level: Level,
+        /// When it was sent, since the history's start.
+        began_us: u64,
+        /// Each probe's writer with the newest batch number seen of it.
+        #[serde(default)]
+        newest: Vec<(u32, u64)>,
+        /// Why there is no answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// SIGKILL of a node; recorded just before.
+    Kill {
+        /// The victim.
+        node: u64,
+        /// Shards that it led.
+        orphaned: Vec<Orphan>,
+    },
+    /// A killed node was started again.
+    Restart {
+        /// Which one.
+        node: u64,
+    },
+}
+
+/// Where a part of a batch was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The shard.
+    pub shard: u32,
+    /// Raft term of the log entry.
+    pub term: u64,
+    /// Raft index of the log entry.
+    pub index: u64,
+}
+
+/// The promise of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Everything acknowledged before it began.
+    Linearizable,
+    /// Nothing older than [`BOUND_US`].
+    Bounded,
+}
+
+/// Staleness that [`Level::Bounded`] allows here.
+pub const BOUND_US: u64 = 10_000_000;
+
+/// A shard that lost its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// The shard.
+    pub shard: u32,
+    /// The term of the leader it lost.
+    pub term: u64,
+}
+
+/// Collects operations of concurrent clients.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    started: Instant,
+    operations: Arc<Mutex<Vec<Operation>>>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Recorder {
+            started: Instant::now(),
+            operations: Arc::default(),
+        }
+    }
+}
+
+impl Recorder {
+    /// Microseconds since the start.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Adds an operation, at its time.
+    pub fn record(&self, stage: Stage, action: Action) {
+        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        // The time is taken under the lock, so that times grow with the index.
+        let (index, time_us) = (operations.len() as u64, self.now_us());
+        operations.push(Operation {
+            index,
+            time_us,
+            stage,
+            action,
+        });
+    }
+
+    /// Whether some operation since `from` (an index) satisfies `wanted`.
+    pub fn any_since(&self, from: usize, wanted: impl Fn(&Operation) -> bool) -> bool {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        operations.iter().skip(from).any(wanted)
+    }
+
+    /// How many operations since `from` (an index) satisfy `wanted`.
+    pub fn count_since(&self, from: usize, wanted: impl Fn(&Operation) -> bool) -> usize {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        operations
+            .iter()
+            .skip(from)
+            .filter(|operation| wanted(operation))
+            .count()
+    }
+
+    /// How many operations there are.
+    pub fn len(&self) -> usize {
+        self.operations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All operations so far.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.operations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// What is known about each batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Acknowledged at least once.
+    pub acked: BTreeSet<Batch>,
+    /// Sent, with no answer that decides.
+    pub unknown: BTreeSet<Batch>,
+    /// Every attempt was refused for good.
+    pub refused: BTreeSet<Batch>,
+}
+
+impl Outcomes {
+    /// Sums up all attempts of each batch. One without an answer is unknown.
+    pub fn of(history: &[Operation]) -> Outcomes {
+        let mut attempts: BTreeMap<Batch, (u64, u64, bool)> = BTreeMap::new();
+        for operation in history {
+            let Action::Write { batch, .. } = &operation.action else {
+                continue;
+            };
+            let (sent, refused, acked) = attempts.entry(*batch).or_default();
+            match operation.stage {
+                Stage::Invoke => *sent += 1,
+                Stage::Fail => *refused += 1,
+                Stage::Ok => *acked = true,
+                Stage::Info => {}
+            }
+        }
+        let mut outcomes = Outcomes::default();
+        for (batch, (sent, refused, acked)) in attempts {
+            let set = match (acked, refused >= sent) {
+                (true, _) => &mut outcomes.acked,
+                (false, true) => &mut outcomes.refused,
+                (false, false) => &mut outcomes.unknown,
+            };
+            set.insert(batch);
+        }
+        outcomes
+    }
+}
+
+/// Writes a history, a JSON object a line.
+pub fn write_lines(history: &[Operation], mut out: impl Write) -> Result<()> {
+    for operation in history {
+        serde_json::to_writer(&mut out, operation)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Reads a history that [`write_lines`] wrote.
+pub fn read_lines(lines: impl BufRead) -> Result<Vec<Operation>> {
+    let parse = |(number, line): (usize, std::io::Result<String>)| {
+        serde_json::from_str(&line?).with_context(|| format!("line {}", number + 1))
+    };
+    lines.lines().enumerate().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(number: u64) -> Batch {
+        Batch {
+            writer: 1,
+            number,
+            series: 2,
+            timestamp_ms: 1_000 + number as i64,
+        }
+    }
+
+    fn write(number: u64) -> Action {
+        Action::Write {
+            batch: batch(number),
+            receipts: Vec::new(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn lines_are_jepsen_shaped_and_round_trip() {
+        let recorder = Recorder::default();
+        recorder.record(Stage::Invoke, write(4));
+        let receipts = vec![Receipt {
+            shard: 3,
+            term: 2,
+            index: u64::MAX,
+        }];
+        recorder.record(
+            Stage::Ok,
+            Action::Write {
+                batch: batch(4),
+                receipts,
+                error: None,
+            },
+        );
+        let newest = vec![(1_000, 17)];
+        let level = Level::Linearizable;
+        recorder.record(
+            Stage::Ok,
+            Action::Query {
+                node: 1,
+                level,
+                began_us: 9,
+                newest,
+                error: None,
+            },
+        );
+        recorder.record(
+            Stage::Info,
+            Action::Kill {
+                node: 2,
+                orphaned: vec![Orphan { shard: 1, term: 5 }],
+            },
+        );
+        recorder.record(Stage::Info, Action::Restart { node: 2 });
+        let mut text = Vec::new();
+        write_lines(&recorder.operations(), &mut text).unwrap();
+        let first: serde_json::Value =
+            serde_json::from_slice(text.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+        assert_eq!(
+            (
+                first["type"].as_str(),
+                first["f"].as_str(),
+                first["index"].as_u64()
+            ),
+            (Some("invoke"), Some("write"), Some(0))
+        );
+        assert_eq!(read_lines(text.as_slice()).unwrap(), recorder.operations());
+    }
+
+    #[test]
+    fn what_is_not_known_is_neither_acked_nor_refused() {
+        let recorder = Recorder::default();
+        for (number, stages) in [
+            (1, vec![Stage::Invoke, Stage::Ok]),
+            (2, vec![Stage::Invoke, Stage::Info]),
+            (3, vec![Stage::Invoke]),
+            (4, vec![Stage::Invoke, Stage::Fail]),
+            (5, vec![Stage::Invoke, Stage::Info, Stage::Invoke, Stage::Ok]),
+            (6, vec![Stage::Invoke, Stage::Info, Stage::Invoke, Stage::Fail]),
+            (7, vec![Stage::Invoke, Stage::Fail, Stage::Invoke]),
+        ] {
+            stages
+                .into_iter()
+                .for_each(|stage| recorder.record(stage, write(number)));
+        }
+        let outcomes = Outcomes::of(&recorder.operations());
+        let numbers = |set: &BTreeSet<Batch>| set.iter().map(|batch| batch.number).collect::<Vec<_>>();
+        assert_eq!(numbers(&outcomes.acked), [1, 5]);
+        assert_eq!(numbers(&outcomes.unknown), [2, 3, 6, 7]);
+        assert_eq!(numbers(&outcomes.refused), [4]);
+    }
+}
