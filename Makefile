@@ -38,8 +38,10 @@ build: ## Build the quorate binary and print where it is
 install: build ## Put the binary into ~/.local/bin (or PREFIX=... /bin)
 	@install -D -m 755 "$(QUORATE)" "$(PREFIX)/bin/quorate"
 
-# Documentation's examples first: the last line is the summary of the runner that runs the rest.
+# Documentation's examples first: the last line is the summary of the runner that runs the rest. What
+# tests need is installed, so that none may skip itself.
 .PHONY: test
+test: export QUORATE_TEST_REQUIRE := 1
 test: ## Run every test
 	@scripts/setup.sh test
 	@$(CARGO) test $(LOCKED) --workspace --doc --quiet
