@@ -75,10 +75,10 @@ fix: ## Format, and let clippy repair what it can
 	@$(CARGO) fmt --all
 
 .PHONY: bench
-bench: ## Run the benchmarks, beside Prometheus and VictoriaMetrics
+bench: ## Measure the cost of a sample, beside Prometheus and VictoriaMetrics
 	@scripts/setup.sh bench
 	@$(CARGO) build $(LOCKED) --package quorate-node
-	@$(CARGO) run $(LOCKED) --package quorate-bench -- $(ARGS)
+	@$(CARGO) run $(LOCKED) --package quorate-bench --bin cost -- $(ARGS)
 
 .PHONY: setup
 setup: ## Install what building, testing and benchmarking need
