@@ -86,10 +86,6 @@ fn the_example_passes_the_check() {
     let path = deploy("quorate.example.yaml");
     let output = quorate(&["check", "config", path.to_str().unwrap()]);
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(
-        String::from_utf8(quorate(&["check", "example"]).stdout).unwrap(),
-        text("quorate.example.yaml")
-    );
 }
 
 #[test]
