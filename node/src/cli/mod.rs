@@ -1,0 +1,13 @@
+//! The subcommands of `quorate` besides `server` and `dev`.
+
+mod chart;
+pub mod check;
+pub mod cluster;
+mod connect;
+mod json;
+pub mod labels;
+pub mod query;
+pub mod series;
+mod table;
+mod time;
+pub mod write;
