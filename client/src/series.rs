@@ -86,7 +86,26 @@ impl fmt::Display for LabelSet {
 
 /// A series to write: labels and samples.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series(v1::TimeSeries);
+pub struct Series(TimeSeriesMessage);
+
+/// `quorate.v1.TimeSeries`, see [`SampleMessage`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TimeSeriesMessage {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<v1::Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<SampleMessage>,
+}
+
+/// `quorate.v1.Sample` with a value that is always sent: the generated code leaves out what equals zero,
+/// and -0.0 does.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct SampleMessage {
+    #[prost(double, optional, tag = "1")]
+    value: Option<f64>,
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
 
 impl Series {
     /// A series of this metric.
@@ -101,7 +120,7 @@ impl Series {
             value: value.into(),
         };
         let labels = labels.into_iter().map(label).collect();
-        Self(v1::TimeSeries {
+        Self(TimeSeriesMessage {
             labels,
             samples: Vec::new(),
         })
@@ -126,8 +145,8 @@ impl Series {
 
     /// Adds a sample; times are milliseconds since the Unix epoch.
     pub fn push(&mut self, timestamp_ms: i64, value: f64) {
-        self.0.samples.push(v1::Sample {
-            value,
+        self.0.samples.push(SampleMessage {
+            value: Some(value),
             timestamp: timestamp_ms,
         });
     }
@@ -137,7 +156,7 @@ impl Series {
         self.0.samples.len()
     }
 
-    pub(crate) fn into_proto(self) -> v1::TimeSeries {
+    pub(crate) fn into_message(self) -> TimeSeriesMessage {
         self.0
     }
 }
@@ -176,6 +195,25 @@ impl SeriesData {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn written_values_keep_their_bits() {
+        let values = [
+            0.0,
+            -0.0,
+            1.5,
+            f64::from_bits(0x7ff0_0000_0000_0002),
+            f64::NEG_INFINITY,
+        ];
+        let series = values
+            .iter()
+            .zip(0..)
+            .fold(Series::new("m"), |series, (value, ts)| series.sample(ts, *value));
+        let sent = prost::Message::encode_to_vec(&series.into_message());
+        let received: v1::TimeSeries = prost::Message::decode(sent.as_slice()).unwrap();
+        let bits = received.samples.iter().map(|sample| sample.value.to_bits());
+        assert!(bits.eq(values.iter().map(|value| value.to_bits())));
+    }
 
     #[test]
     fn label_sets_print_as_prometheus_writes_them() {

@@ -3,7 +3,7 @@
 use crate::call::{Attempt, Client, Patience};
 use crate::encoded::EncodedCodec;
 use crate::error::ClientError;
-use crate::series::Series;
+use crate::series::{Series, TimeSeriesMessage};
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::v1;
@@ -116,6 +116,17 @@ impl Client {
 
 /// A write request in its wire form.
 pub(crate) fn encode(sequence: u64, series: Vec<Series>) -> Bytes {
-    let timeseries = series.into_iter().map(Series::into_proto).collect();
-    v1::WriteRequest { sequence, timeseries }.encode_to_vec().into()
+    let timeseries = series.into_iter().map(Series::into_message).collect();
+    WriteRequestMessage { sequence, timeseries }
+        .encode_to_vec()
+        .into()
+}
+
+/// `quorate.v1.WriteRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WriteRequestMessage {
+    #[prost(uint64, tag = "1")]
+    sequence: u64,
+    #[prost(message, repeated, tag = "2")]
+    timeseries: Vec<TimeSeriesMessage>,
 }

@@ -81,7 +81,7 @@ impl Cluster {
 
     /// A client with every node as endpoint, to be configured further.
     pub fn client(&self) -> ClientBuilder {
-        Client::builder().endpoints(self.nodes.iter().map(|node| node.grpc.as_str()))
+        client_of_all(&self.nodes)
     }
 
     /// SIGKILL. Returns when the process is gone.
@@ -258,6 +258,11 @@ pub async fn await_leaders(cluster: &Cluster, limit: Duration) -> Result<StatusR
 /// The number of data shards.
 pub fn shards(status: &StatusResponse) -> u32 {
     status.groups.iter().map(|group| group.group).max().unwrap_or(0)
+}
+
+/// A client with every node as endpoint, to be configured further.
+pub fn client_of_all(nodes: &[Node]) -> ClientBuilder {
+    Client::builder().endpoints(nodes.iter().map(|node| node.grpc.as_str()))
 }
 
 /// A client of one node, which fails when that node does.

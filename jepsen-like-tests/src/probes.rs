@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Node, client_of_all};
 use crate::history::{Action, BOUND_US, Level, Recorder, Stage};
 use crate::values::{Batch, FIRST_PROBE, PROBE_METRIC, SeriesId};
 use crate::workload::{conclude, now_ms, series_of};
@@ -35,9 +35,8 @@ pub struct Probes {
 
 impl Probes {
     /// Finds a series in each of the shards 1 to `shards` and starts writing to them and reading them.
-    pub async fn start(cluster: &Cluster, shards: u32, recorder: &Recorder) -> Result<Probes> {
-        let client = cluster
-            .client()
+    pub async fn start(nodes: &[Node], shards: u32, recorder: &Recorder) -> Result<Probes> {
+        let client = client_of_all(nodes)
             .timeout(Duration::from_secs(10))
             .attempt_timeout(Duration::from_secs(2))
             .connect()?;
@@ -52,7 +51,7 @@ impl Probes {
                 stopped.clone(),
             ));
         }
-        for node in cluster.nodes() {
+        for node in nodes {
             let client = Client::builder()
                 .endpoint(node.grpc.as_str())
                 .max_attempts(1)

@@ -127,6 +127,8 @@ impl Prometheus {
                 figure("queue_highest_sent_timestamp_seconds")?,
             );
             ensure!(scraped == sent, "scraped up to {scraped}, sent up to {sent}");
+            let (taken, sent) = (figure("samples_in_total")?, figure("samples_total")?);
+            ensure!(taken == sent, "{sent} of {taken} samples are sent");
             Ok(())
         })?;
         for name in ["samples_failed_total", "samples_dropped_total"] {
@@ -187,7 +189,7 @@ fn samples_of(series: TimeSeries) -> (Labels, Vec<(i64, u64)>) {
     let samples = series
         .samples
         .into_iter()
-        .map(|sample| (sample.timestamp, sample.value.to_bits()));
+        .map(|sample| (sample.timestamp, sample.value.unwrap_or_default().to_bits()));
     (labels, samples.collect())
 }
 

@@ -49,9 +49,9 @@ pub struct Label {
 /// `prometheus.Sample`.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Sample {
-    /// Field 1.
-    #[prost(double, tag = "1")]
-    pub value: f64,
+    /// Field 1. Always sent: prost would leave out -0.0, as if it were 0.
+    #[prost(double, optional, tag = "1")]
+    pub value: Option<f64>,
     /// Field 2, in milliseconds since the Unix epoch.
     #[prost(int64, tag = "2")]
     pub timestamp: i64,
@@ -73,7 +73,10 @@ impl TimeSeries {
                 .collect(),
             samples: samples
                 .into_iter()
-                .map(|(timestamp, value)| Sample { value, timestamp })
+                .map(|(timestamp, value)| Sample {
+                    value: Some(value),
+                    timestamp,
+                })
                 .collect(),
         }
     }

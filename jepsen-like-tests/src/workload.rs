@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Node, client_of_all};
 use crate::history::{Action, Receipt, Recorder, Stage};
 use crate::http::Http;
 use crate::remote_write::{self, TimeSeries};
@@ -44,14 +44,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts writing to all nodes of the cluster.
-    pub fn start(cluster: &Cluster, options: LoadOptions, recorder: &Recorder) -> Result<Load> {
+    /// Starts writing to all nodes.
+    pub fn start(nodes: &[Node], options: LoadOptions, recorder: &Recorder) -> Result<Load> {
         let (stop, stopped) = watch::channel(false);
         let mut writers = JoinSet::new();
         let batches_per_second = options.samples_per_second as f64 / f64::from(options.series);
         let interval = Duration::from_secs_f64(f64::from(options.writers) / batches_per_second);
         for writer in 0..options.writers {
-            let target = Target::new(cluster, writer)?;
+            let target = Target::new(nodes, writer)?;
             let pace = Pace {
                 writer,
                 series: options.series,
@@ -108,10 +108,9 @@ enum Target {
 }
 
 impl Target {
-    fn new(cluster: &Cluster, writer: u32) -> Result<Target> {
+    fn new(nodes: &[Node], writer: u32) -> Result<Target> {
         let client = || {
-            cluster
-                .client()
+            client_of_all(nodes)
                 .timeout(CALL_TIMEOUT)
                 .attempt_timeout(ATTEMPT_TIMEOUT)
                 .connect()
@@ -120,10 +119,7 @@ impl Target {
             0 => Target::Unary(client()?),
             1 => Target::Stream(Arc::new(client()?.write_stream(MAX_IN_FLIGHT))),
             _ => {
-                let nodes = cluster
-                    .nodes()
-                    .iter()
-                    .map(|node| Http::new(&node.http, CALL_TIMEOUT));
+                let nodes = nodes.iter().map(|node| Http::new(&node.http, CALL_TIMEOUT));
                 Target::Http(Arc::new(nodes.collect()), (writer / 3) as usize)
             }
         })

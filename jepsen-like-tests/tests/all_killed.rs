@@ -28,7 +28,7 @@ async fn nothing_acknowledged_is_lost_when_all_die() -> Result<()> {
     await_leaders(&cluster, HEAL).await?;
     let recorder = Recorder::default();
     let load = Load::start(
-        &cluster,
+        cluster.nodes(),
         LoadOptions {
             samples_per_second,
             writers: 9,

@@ -33,9 +33,9 @@ async fn nothing_acknowledged_is_lost_with_a_leader() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     let recorder = Recorder::default();
     let shards = shards(&await_leaders(&cluster, HEAL).await?);
-    let probes = Probes::start(&cluster, shards, &recorder).await?;
+    let probes = Probes::start(cluster.nodes(), shards, &recorder).await?;
     let load = Load::start(
-        &cluster,
+        cluster.nodes(),
         LoadOptions {
             samples_per_second,
             writers: 9,

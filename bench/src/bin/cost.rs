@@ -153,12 +153,14 @@ fn measure_product(product: Product, load: LoadOptions, parent: Option<&Path>) -
         .iter()
         .map(|pid| measure::peak_memory_bytes(*pid))
         .sum::<Result<u64>>()?;
-    let disk_bytes = measure::disk_bytes(&running.directory);
     check_stored(&running, &load)
         .with_context(|| format!("{} does not have what it took", product.name()))?;
+    let data = running.directory.clone();
     running
         .stop()
         .with_context(|| format!("stopping {}", product.name()))?;
+    // After an orderly end, when nothing waits in memory for its way to the disk.
+    let disk_bytes = measure::disk_bytes(&data);
     Ok(cost(product, &sent, used_s, peak_memory_bytes, disk_bytes))
 }
 
