@@ -366,7 +366,7 @@ async fn a_data_directory_has_one_owner_and_one_identity() -> Result<()> {
         "a second process serves the same directory"
     );
     ensure!(
-        process.log_tail().to_lowercase().contains("lock"),
+        process.log_tail().contains("in use"),
         "{}",
         process.log_tail()
     );
