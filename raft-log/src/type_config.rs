@@ -24,7 +24,7 @@ pub type TokioRuntime = openraft::impls::TokioRuntime;
 ///
 /// Terms have one leader each (openraft's `leader_id_std`), so that an entry is identified by
 /// (term, index) alone, which is what the log's keys and [`LogPosition`] hold.
-pub struct TypeConfig<R>(PhantomData<fn() -> R>);
+pub(crate) struct TypeConfig<R>(PhantomData<fn() -> R>);
 
 pub(crate) type LeaderId = openraft::vote::leader_id_std::LeaderId<u64, ReplicaId>;
 pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
@@ -101,11 +101,11 @@ impl<R> Ord for TypeConfig<R> {
 
 /// A proposed command: opaque bytes. Prints its length only, openraft logs entries.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Command(pub Bytes);
+pub(crate) struct Command(pub Bytes);
 
 /// The state machine's answer to a command: opaque bytes.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Reply(pub Bytes);
+pub(crate) struct Reply(pub Bytes);
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for Reply {
 ///
 /// The permit stays with the entry, not with the caller's future: a caller that gives up leaves its
 /// bytes in flight, and they must keep counting until openraft is done with them.
-pub struct PermitResponder<R: AsyncRuntime, T: OptionalSend + 'static> {
+pub(crate) struct PermitResponder<R: AsyncRuntime, T: OptionalSend + 'static> {
     permit: Option<OwnedSemaphorePermit>,
     done: OneshotSenderOf<TypeConfig<R>, (T, Option<OwnedSemaphorePermit>)>,
 }

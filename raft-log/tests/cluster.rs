@@ -1,5 +1,7 @@
 //! Three nodes in one process: what users of the log see.
 
+#![allow(clippy::unwrap_used)] // clippy knows test functions only, not what they call
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! The same cluster in virtual time, on one thread: power cuts at arbitrary moments, many seeds.
 
+#![allow(clippy::unwrap_used)] // clippy knows test functions only, not what they call
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -16,12 +18,16 @@ type Rt = SimRuntime;
 async fn power_cuts(seed: u64) {
     let mut random = seed;
     let mut next = move |below: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % below
     };
     let mut cluster = Cluster::<Rt>::new(3, WriterMode::Task);
     for node in cluster.ids() {
-        cluster.disk(node).set_sync_delay(Duration::from_millis(1 + next(20)));
+        cluster
+            .disk(node)
+            .set_sync_delay(Duration::from_millis(1 + next(20)));
     }
     cluster.form().await;
     let mut acknowledged: Vec<Bytes> = Vec::new();
@@ -31,7 +37,12 @@ async fn power_cuts(seed: u64) {
             .map(|n| {
                 let group = cluster.group(leader);
                 let command = Bytes::from(format!("{round}-{n}"));
-                Rt::spawn(async move { group.propose_within(command.clone(), LIMIT).await.map(|_| command) })
+                Rt::spawn(async move {
+                    group
+                        .propose_within(command.clone(), LIMIT)
+                        .await
+                        .map(|_| command)
+                })
             })
             .collect();
         Rt::sleep(Duration::from_millis(next(60))).await; // virtual: the moment of the cut
@@ -50,7 +61,10 @@ async fn power_cuts(seed: u64) {
     cluster.commit("last").await;
     let commands: BTreeSet<Bytes> = cluster.converge(&[1, 2, 3]).await.into_iter().collect();
     for command in acknowledged {
-        assert!(commands.contains(&command), "seed {seed}: {command:?} was acknowledged and is gone");
+        assert!(
+            commands.contains(&command),
+            "seed {seed}: {command:?} was acknowledged and is gone"
+        );
     }
     cluster.shutdown().await;
 }

@@ -15,7 +15,7 @@ use crate::position::{GroupId, LogKey, LogPosition, ReplicaId};
 use crate::type_config::{TypeConfig, position};
 
 /// Called once for a group that stopped because of an error, with the reason.
-pub type OnGroupFatal = Arc<dyn Fn(GroupId, ReplicaId, &str) + Send + Sync>;
+pub(crate) type OnGroupFatal = Arc<dyn Fn(GroupId, ReplicaId, &str) + Send + Sync>;
 
 /// Changes are gathered for so long before watchers are told.
 const GATHER: Duration = Duration::from_millis(5);
@@ -167,11 +167,11 @@ pub(super) fn follow<R: AsyncRuntime>(inner: &Arc<GroupInner<R>>, on_fatal: OnGr
             let Some(inner) = weak.upgrade() else { return };
             let status = inner.status();
             let (stopped, fatal) = (status.role == Role::Stopped, status.fatal.clone());
-            inner.status.send_replace(status);
             if let Some(reason) = fatal {
                 tracing::error!(log = %inner.log, reason, "the group has stopped");
                 on_fatal(inner.log.group, inner.log.replica, &reason);
             }
+            inner.status.send_replace(status);
             if stopped {
                 return;
             }

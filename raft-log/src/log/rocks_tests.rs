@@ -4,19 +4,29 @@ use bytes::Bytes;
 use rocksdb::{DBWithThreadMode, MultiThreaded, Options};
 
 use super::conformance::{LOG, open_rocks};
-use super::{DeviceOp, EntryKind, LogDevice, RecoveredLog, Record, RiderRow, STATE_CF, StoredVote, column_families};
+use super::{
+    DeviceOp, EntryKind, LogDevice, Record, RecoveredLog, RiderRow, STATE_CF, StoredVote, column_families,
+};
 use crate::position::{LogKey, LogPosition};
 
 fn record(term: u64, index: u64) -> Record {
     let payload = Bytes::from(format!("{term}-{index}"));
-    Record { position: LogPosition::new(term, index), kind: EntryKind::Command, payload }
+    Record {
+        position: LogPosition::new(term, index),
+        kind: EntryKind::Command,
+        payload,
+    }
 }
 
 #[test]
 fn everything_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let other = LogKey { group: 1, replica: 1 };
-    let vote = StoredVote { term: 3, voted_for: 9, committed: true };
+    let vote = StoredVote {
+        term: 3,
+        voted_for: 9,
+        committed: true,
+    };
     {
         let device = open_rocks(&dir);
         let ops = [
@@ -55,12 +65,31 @@ fn everything_is_there_after_a_restart() {
 fn riders_share_the_batch_and_an_unknown_family_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let device = open_rocks(&dir);
-    let row = |cf, key: &[u8]| RiderRow { cf, key: key.to_vec(), value: Some(b"v".to_vec()) };
-    let vote = StoredVote { term: 1, voted_for: 1, committed: false };
-    let refused = device.write(&[DeviceOp::Vote(LOG, vote), DeviceOp::Rider(vec![row("nowhere", b"k")])], true);
+    let row = |cf, key: &[u8]| RiderRow {
+        cf,
+        key: key.to_vec(),
+        value: Some(b"v".to_vec()),
+    };
+    let vote = StoredVote {
+        term: 1,
+        voted_for: 1,
+        committed: false,
+    };
+    let refused = device.write(
+        &[
+            DeviceOp::Vote(LOG, vote),
+            DeviceOp::Rider(vec![row("nowhere", b"k")]),
+        ],
+        true,
+    );
     assert!(refused.unwrap_err().to_string().contains("nowhere"));
-    assert!(device.recover(LOG).unwrap().is_empty(), "half a batch was written");
-    device.write(&[DeviceOp::Rider(vec![row("default", b"k")])], true).unwrap();
+    assert!(
+        device.recover(LOG).unwrap().is_empty(),
+        "half a batch was written"
+    );
+    device
+        .write(&[DeviceOp::Rider(vec![row("default", b"k")])], true)
+        .unwrap();
 }
 
 #[test]
@@ -68,12 +97,17 @@ fn a_damaged_state_row_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     {
         let device = open_rocks(&dir);
-        device.write(&[DeviceOp::Purge(LOG, 0..0, LogPosition::new(1, 2))], true).unwrap();
+        device
+            .write(&[DeviceOp::Purge(LOG, 0..0, LogPosition::new(1, 2))], true)
+            .unwrap();
     }
     {
-        let db =
-            DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(&Options::default(), dir.path(), column_families())
-                .unwrap();
+        let db = DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(
+            &Options::default(),
+            dir.path(),
+            column_families(),
+        )
+        .unwrap();
         let cf = db.cf_handle(STATE_CF).unwrap();
         let key = super::state_row::key(LOG, super::state_row::Field::Purged);
         let mut value = db.get_cf(&cf, key).unwrap().unwrap();
@@ -81,15 +115,22 @@ fn a_damaged_state_row_is_refused() {
         db.put_cf(&cf, key, value).unwrap();
     }
     let error = open_rocks(&dir).recover(LOG).unwrap_err();
-    assert!(error.to_string().contains("Purged row of group 1 replica 0 is damaged"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Purged row of group 1 replica 0 is damaged"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_log_that_does_not_continue_its_purged_part_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let device = open_rocks(&dir);
-    let ops =
-        [DeviceOp::Purge(LOG, 0..0, LogPosition::new(1, 2)), DeviceOp::Append(LOG, vec![record(1, 5)])];
+    let ops = [
+        DeviceOp::Purge(LOG, 0..0, LogPosition::new(1, 2)),
+        DeviceOp::Append(LOG, vec![record(1, 5)]),
+    ];
     device.write(&ops, true).unwrap();
     assert!(device.recover(LOG).unwrap_err().to_string().contains("begins at"));
 }

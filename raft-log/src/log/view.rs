@@ -146,10 +146,13 @@ impl LogView {
         }
     }
 
-    /// Forgets entries from `from` on; `last` becomes the entry before.
+    /// Forgets the entries after `last`, if there are any. Returns the first index forgotten.
     pub(crate) fn truncate(&self, last: Option<LogPosition>) -> u64 {
         let mut state = self.state.lock();
         let from = last.map_or(0, |last| last.index + 1);
+        if state.last.is_none_or(|newest| newest.index < from) {
+            return from;
+        }
         while state
             .tail
             .back()
@@ -159,7 +162,7 @@ impl LogView {
                 state.tail_bytes -= record.cost();
             }
         }
-        state.last = last;
+        state.last = last.max(state.purged);
         from
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::conformance::LOG;
-use super::{DeviceOp, EntryKind, LogDevice, LogView, MemDisk, RecoveredLog, Record};
+use super::{DeviceOp, EntryKind, LogDevice, LogView, MemDisk, Record, RecoveredLog};
 use crate::position::LogPosition;
 
 fn record(term: u64, index: u64, len: usize) -> Record {
@@ -18,12 +18,23 @@ fn record(term: u64, index: u64, len: usize) -> Record {
 
 fn view(tail_bytes: usize) -> (Arc<LogView>, Arc<dyn LogDevice>) {
     let device: Arc<dyn LogDevice> = MemDisk::new().mount();
-    (Arc::new(LogView::new(LOG, device.clone(), tail_bytes, RecoveredLog::default())), device)
+    (
+        Arc::new(LogView::new(
+            LOG,
+            device.clone(),
+            tail_bytes,
+            RecoveredLog::default(),
+        )),
+        device,
+    )
 }
 
 async fn positions(view: &Arc<LogView>, range: std::ops::Range<u64>, max_bytes: usize) -> Vec<(u64, u64)> {
     let records = view.read(range, max_bytes).await.unwrap();
-    records.iter().map(|r| (r.position.term, r.position.index)).collect()
+    records
+        .iter()
+        .map(|r| (r.position.term, r.position.index))
+        .collect()
 }
 
 #[tokio::test]
@@ -32,7 +43,9 @@ async fn entries_are_readable_before_they_are_written_and_after_they_left_memory
     let records = [record(1, 0, 10), record(1, 1, 10)];
     let append = view.append(&records).unwrap();
     assert_eq!(positions(&view, 0..9, 1 << 20).await, [(1, 0), (1, 1)]);
-    device.write(&[DeviceOp::Append(LOG, records.to_vec())], true).unwrap();
+    device
+        .write(&[DeviceOp::Append(LOG, records.to_vec())], true)
+        .unwrap();
     view.written(append);
     assert_eq!(positions(&view, 0..9, 1 << 20).await, [(1, 0), (1, 1)]);
 }
@@ -67,6 +80,12 @@ async fn what_was_truncated_is_replaced_even_if_the_device_still_has_it() {
     view.written(append);
     assert_eq!(view.truncate(Some(LogPosition::new(1, 1))), 2);
     assert_eq!(positions(&view, 0..9, 1 << 20).await, [(1, 0), (1, 1)]);
+    view.truncate(Some(LogPosition::new(1, 3)));
+    assert_eq!(
+        view.bounds().1,
+        Some(LogPosition::new(1, 1)),
+        "nothing is there to truncate"
+    );
     view.append(&[record(2, 2, 1)]).unwrap();
     assert_eq!(positions(&view, 2..9, 1 << 20).await, [(2, 2)]);
 }

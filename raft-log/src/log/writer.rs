@@ -17,7 +17,7 @@ use crate::config::{LogOptions, WriterMode};
 
 /// Called once when a write or sync failed, with the reason. Production aborts the process: after a
 /// failed fsync the kernel may have dropped the pages, so trying again would acknowledge lost data.
-pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+pub(crate) type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Told when the operation is written and, if it asked for it, durable.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -279,7 +279,7 @@ impl Worker {
                 done(
                     result
                         .as_ref()
-                        .map(|()| ())
+                        .copied()
                         .map_err(|e| io::Error::new(e.kind(), e.to_string())),
                 );
             }

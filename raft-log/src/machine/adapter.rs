@@ -33,8 +33,6 @@ pub(crate) enum SnapshotBody {
     Outgoing(Box<dyn SnapshotReader>),
     /// A received state, staged, to be installed.
     Incoming(Box<dyn SnapshotWriter>),
-    /// Only the fact that the local state is durable up to the snapshot's position.
-    Position,
 }
 
 /// What is applied, shared by the adapter and the group.
@@ -84,13 +82,29 @@ impl MachineState {
         Ok(replies)
     }
 
-    fn durable_meta(&self) -> io::Result<Option<Meta>> {
-        let Durable { position, membership } = self.machine.durable()?;
-        let Some(position) = position else { return Ok(None) };
-        Ok(Some(Meta {
-            last_log_id: Some(log_id(position)),
-            last_membership: decode(membership.as_ref())?,
+    /// The durable state; `None` while nothing is durable.
+    fn snapshot(&self) -> io::Result<Option<Snap>> {
+        if self.machine.durable()?.position.is_none() {
+            return Ok(None);
+        }
+        let out = self.machine.snapshot()?;
+        let meta = Meta {
+            last_log_id: Some(log_id(out.position)),
+            last_membership: decode(Some(&out.membership))?,
+        };
+        Ok(Some(Snap {
+            meta,
+            snapshot: SnapshotBody::Outgoing(out.chunks),
         }))
+    }
+}
+
+/// The state before the first entry, which openraft asks for at a forced start over an empty machine.
+struct NoChunks;
+
+impl SnapshotReader for NoChunks {
+    fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(None)
     }
 }
 
@@ -118,8 +132,8 @@ impl<R> Machine<R> {
     }
 }
 
-/// Reports the durable state as a snapshot, so that openraft allows to purge up to it. Builds nothing:
-/// the state machine makes its state durable by itself.
+/// Shows openraft the durable state as a snapshot, so that it allows to purge up to it. Nothing is
+/// built: the state machine makes its state durable by itself.
 pub(crate) struct DurablePosition<R>(Machine<R>);
 
 impl<R: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<R>> for DurablePosition<R> {
@@ -127,12 +141,11 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<R>> for DurablePosition<R> 
 
     async fn build_snapshot(&mut self) -> Result<Snap, io::Error> {
         let state = self.0.state.clone();
-        let meta = offload::run(move || state.durable_meta()).await??;
-        let meta = meta.ok_or_else(|| io::Error::other("no durable state to take a snapshot of"))?;
-        Ok(Snap {
-            meta,
-            snapshot: SnapshotBody::Position,
-        })
+        let snapshot = offload::run(move || state.snapshot()).await??;
+        Ok(snapshot.unwrap_or_else(|| Snap {
+            meta: Meta::default(),
+            snapshot: SnapshotBody::Outgoing(Box::new(NoChunks)),
+        }))
     }
 }
 
@@ -177,10 +190,10 @@ impl<R: AsyncRuntime> RaftStateMachine<TypeConfig<R>> for Machine<R> {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<DurablePosition<R>> {
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<DurablePosition<R>> {
         // Before anything is durable there is nothing to report; an error shows when it is built.
         match self.state.machine.durable() {
-            Ok(Durable { position: None, .. }) => None,
+            Ok(Durable { position: None, .. }) if !force => None,
             _ => Some(DurablePosition(Machine::new(self.state.clone()))),
         }
     }
@@ -196,13 +209,19 @@ impl<R: AsyncRuntime> RaftStateMachine<TypeConfig<R>> for Machine<R> {
             ));
         };
         let at = position(last);
-        let SnapshotBody::Incoming(writer) = snapshot else {
-            return Err(io::Error::other(format!(
-                "snapshot {at} was not received, it cannot be installed"
-            )));
-        };
         let bytes = membership::encode_stored(&meta.last_membership);
-        offload::run(move || writer.finish(at, bytes)).await??;
+        let machine = self.state.machine.clone();
+        offload::run(move || match snapshot {
+            SnapshotBody::Incoming(writer) => writer.finish(at, bytes),
+            SnapshotBody::Outgoing(mut chunks) => {
+                let mut writer = machine.begin_install()?;
+                while let Some(chunk) = chunks.next_chunk()? {
+                    writer.write(chunk)?;
+                }
+                writer.finish(at, bytes)
+            }
+        })
+        .await??;
         *self.state.membership.lock() = meta.last_membership.clone();
         self.state.applied.send_replace(Some(at));
         Ok(())
@@ -210,19 +229,6 @@ impl<R: AsyncRuntime> RaftStateMachine<TypeConfig<R>> for Machine<R> {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snap>, io::Error> {
         let state = self.state.clone();
-        let out = offload::run(move || match state.machine.durable()?.position {
-            None => Ok(None),
-            Some(_) => state.machine.snapshot().map(Some),
-        })
-        .await??;
-        let Some(out) = out else { return Ok(None) };
-        let meta = Meta {
-            last_log_id: Some(log_id(out.position)),
-            last_membership: decode(Some(&out.membership))?,
-        };
-        Ok(Some(Snap {
-            meta,
-            snapshot: SnapshotBody::Outgoing(out.chunks),
-        }))
+        offload::run(move || state.snapshot()).await?
     }
 }

@@ -188,6 +188,13 @@ impl<R: AsyncRuntime> NetStreamAppend<C<R>> for Peer<R> {
             return Box::pin(async move { Ok(Box::pin(answers) as Answers<'s, R>) });
         }
         Box::pin(async move {
+            // openraft sleeps out its backoff where it hands over a request, so one must be taken
+            // before anything is tried: a connection that fails first would never back off.
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return Ok(Box::pin(stream::empty()) as Answers<'s, R>);
+            };
+            let input = stream::iter([first]).chain(input);
             let sent: Unanswered<R> = Arc::default();
             let noted = sent.clone();
             let requests = input.map(move |request| {

@@ -42,7 +42,7 @@ pub struct TestMachine {
     /// Bytes per snapshot chunk.
     chunk: usize,
     pub fail_apply: AtomicBool,
-    pub snapshots_sent: AtomicU64,
+    pub snapshots_taken: AtomicU64,
     pub snapshots_installed: Arc<AtomicU64>,
     on_membership: Mutex<Option<OnMembership>>,
     /// Makes everything durable as it is applied.
@@ -134,7 +134,7 @@ impl StateMachine for TestMachine {
         let position = state
             .position
             .ok_or_else(|| io::Error::other("nothing durable"))?;
-        self.snapshots_sent.fetch_add(1, SeqCst);
+        self.snapshots_taken.fetch_add(1, SeqCst);
         Ok(SnapshotOut {
             position,
             membership: state.membership.unwrap_or_default(),

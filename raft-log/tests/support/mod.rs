@@ -1,4 +1,5 @@
 //! A cluster in one process: real groups over disks and a network the test controls.
+#![allow(clippy::unwrap_used)] // clippy knows test functions only, not what they call
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test binary uses its part
 
 pub mod cluster;

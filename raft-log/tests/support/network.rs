@@ -166,6 +166,9 @@ impl<R: AsyncRuntime> Network for Link<R> {
                     request
                 }
             });
+            // What is sent over a cut link is lost, and the connection with it.
+            let sending = hub.clone();
+            let requests = requests.take_while(move |_| future::ready(sending.connected(from, to)));
             let answers = log.handle_append(target.group, target.replica, Box::pin(requests))?;
             drop(log);
             // A link that was cut loses what is under way, in both directions.
