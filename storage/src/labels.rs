@@ -154,15 +154,6 @@ pub struct LabelIter<'a> {
     reader: Reader<'a>,
 }
 
-impl<'a> LabelIter<'a> {
-    /// Walks bytes that [`check_canonical`] accepted.
-    pub(crate) fn over_checked(bytes: &'a [u8]) -> Self {
-        Self {
-            reader: Reader::new(bytes),
-        }
-    }
-}
-
 impl<'a> Iterator for LabelIter<'a> {
     type Item = (&'a str, &'a str);
 

@@ -4,23 +4,50 @@
 //! entries of its log alone: never on a clock, on randomness or on what this replica has flushed.
 //! The crate knows nothing of Raft, networks or async runtimes.
 
+mod apply;
+mod checksum;
 mod chunk;
 pub mod columns;
 pub mod entry;
+mod error;
+mod flush;
+mod flushed;
 #[cfg(test)]
 mod golden;
+mod install;
 pub mod labels;
 pub mod limits;
 pub mod matcher;
+mod meta;
+mod postings;
+mod recover;
 pub mod regex;
+mod rows;
+mod select;
+mod series;
+mod series_rows;
+mod shard;
+mod snapshot;
+mod sst;
+mod store;
 mod varint;
 
+pub use apply::ApplyOutcome;
+pub use checksum::LogicalChecksum;
 pub use columns::SampleColumns;
 pub use entry::{
     EntryError, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection, check_part, encode_limits_entry,
     encode_write_entry,
 };
+pub use error::StorageError;
+pub use flush::{PendingFlush, RiderRow};
+pub use install::SnapshotInstall;
 pub use labels::{LabelError, Labels, LabelsBuilder};
 pub use limits::Limits;
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use regex::{GoRegex, GoRegexError};
+pub use rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
+pub use select::{SelectLimits, SelectedSeries};
+pub use shard::{DurableState, LogPosition, Shard, ShardStats};
+pub use snapshot::ShardSnapshot;
+pub use store::{Store, StoreOptions};

@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 pub use outcome::{PartOutcome, RejectReason, Rejection, UNREGISTERED};
-pub(crate) use part::{Columns, PartView};
+pub(crate) use part::{Columns, PartView, SeriesRef};
 pub use part::{PartBuilder, PartInfo, check_part};
 pub use value::STALE_NAN_BITS;
 

@@ -1,6 +1,5 @@
 use proptest::prelude::*;
 
-use super::part::SeriesRef;
 use super::*;
 use crate::labels::Labels;
 

@@ -1,0 +1,329 @@
+//! Applying log entries. Every decision depends on the entries alone; whether a sample lies in memory
+//! or in RocksDB only changes where it is looked up.
+
+use bytes::Bytes;
+
+use crate::entry::{self, Command, PartOutcome, PartView, RejectReason, UNREGISTERED};
+use crate::error::StorageError;
+use crate::flushed::{Flushed, LookupCache};
+use crate::labels::Labels;
+use crate::limits::Limits;
+use crate::meta::Clock;
+use crate::rows::{Db, ReplicaKey};
+use crate::series::{Head, SERIES_MAX, SeriesTable, find_in};
+use crate::shard::{Frozen, LogPosition, Shard, State};
+
+/// About what one head sample takes in memory.
+const SAMPLE_BYTES: u64 = 4;
+/// About what a late sample takes in its tree.
+const LATE_BYTES: u64 = 32;
+
+/// What an entry did, part by part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApplyOutcome {
+    /// In the order of the entry's parts; empty for entries without parts.
+    pub parts: Vec<PartOutcome>,
+}
+
+impl Shard {
+    /// Applies one entry. Entries come in log order, each once.
+    ///
+    /// An error means failing I/O or an unreadable entry, never a rejected sample; after one the shard
+    /// refuses all further work.
+    pub fn apply(&self, position: LogPosition, entry: &[u8]) -> Result<ApplyOutcome, StorageError> {
+        self.check_poison()?;
+        let mut state = self.state.write();
+        let result = self.check_order(&state, position).and_then(|()| {
+            let parts = self.apply_entry(&mut state, position, entry)?;
+            state.applied = Some(position);
+            Ok(ApplyOutcome { parts })
+        });
+        drop(state);
+        self.or_poison(result)
+    }
+
+    /// Applies an entry without content.
+    pub fn apply_blank(&self, position: LogPosition) -> Result<(), StorageError> {
+        self.apply_silent(position, |_| {})
+    }
+
+    /// Applies a change of membership, kept as opaque bytes for the log.
+    pub fn apply_membership(&self, position: LogPosition, membership: Bytes) -> Result<(), StorageError> {
+        self.apply_silent(position, |state| state.membership = Some(membership))
+    }
+
+    fn apply_silent(
+        &self,
+        position: LogPosition,
+        change: impl FnOnce(&mut State),
+    ) -> Result<(), StorageError> {
+        self.check_poison()?;
+        let mut state = self.state.write();
+        let result = self.check_order(&state, position).map(|()| {
+            change(&mut state);
+            state.applied = Some(position);
+        });
+        drop(state);
+        self.or_poison(result)
+    }
+
+    fn check_order(&self, state: &State, position: LogPosition) -> Result<(), StorageError> {
+        match state.applied {
+            Some(applied) if position.index <= applied.index => Err(StorageError::misuse(
+                self.key.shard,
+                format!(
+                    "entry {} was applied after entry {}",
+                    position.index, applied.index
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_entry(
+        &self,
+        state: &mut State,
+        position: LogPosition,
+        bytes: &[u8],
+    ) -> Result<Vec<PartOutcome>, StorageError> {
+        let shard = self.key.shard;
+        let unreadable = |source| StorageError::Entry {
+            shard,
+            index: position.index,
+            source,
+        };
+        let entry = entry::decode(bytes).map_err(unreadable)?;
+        state.clock.advance(entry.now_ms);
+        let parts = match entry.command {
+            Command::Limits(limits) => {
+                state.clock.limits = Some(limits);
+                state.clock.advance(entry.now_ms);
+                return Ok(Vec::new());
+            }
+            Command::Write(parts) => parts,
+        };
+        let mut outcomes = Vec::with_capacity(parts.len());
+        for bytes in parts {
+            let part = PartView::decode(bytes, &mut state.columns).map_err(unreadable)?;
+            outcomes.push(self.apply_part(state, &part)?);
+        }
+        Ok(outcomes)
+    }
+
+    fn apply_part(&self, state: &mut State, part: &PartView<'_>) -> Result<PartOutcome, StorageError> {
+        let limits = state.clock.limits();
+        let mut outcome = PartOutcome::default();
+        register(&mut state.table, part, &limits, &mut outcome);
+        let tenant = state.table.tenant(part.tenant);
+        let mut run = PartRun {
+            rules: Rules::new(&state.clock, &limits),
+            frozen: state.frozen.as_deref(),
+            flushed: &state.flushed,
+            lookups: &mut state.lookups,
+            db: &self.db,
+            key: self.key,
+            late: 0,
+        };
+        let columns = &state.columns;
+        for ((reference, timestamp_ms), value) in
+            columns.refs.iter().zip(&columns.timestamps).zip(&columns.values)
+        {
+            let id = match entry::SeriesRef::of(*reference) {
+                entry::SeriesRef::Id(id) => id,
+                entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
+                    UNREGISTERED => {
+                        outcome.reject(RejectReason::SeriesLimit, || {
+                            describe_limit(part, ordinal, &limits)
+                        });
+                        continue;
+                    }
+                    id => id,
+                },
+            };
+            let head = state
+                .table
+                .head_mut(id)
+                .filter(|head| Some(head.tenant) == tenant);
+            let Some(head) = head else {
+                outcome.unknown_ids.push(id);
+                continue;
+            };
+            let had_samples = head.newest_ms != i64::MIN;
+            let verdict = run.decide(head, id, *timestamp_ms, value.to_bits())?;
+            match verdict {
+                Verdict::Appended if had_samples => outcome.stored += 1,
+                Verdict::Appended | Verdict::Late => {
+                    outcome.stored += 1;
+                    if let Some(identity) = state.table.identity_mut(id) {
+                        identity.oldest_ms = identity.oldest_ms.min(*timestamp_ms);
+                    }
+                }
+                Verdict::Duplicate => outcome.duplicates += 1,
+                Verdict::Rejected(reason) => {
+                    let newest_ms = head.newest_ms;
+                    let table = &state.table;
+                    outcome.reject(reason, || {
+                        run.rules.describe(reason, table, id, *timestamp_ms, newest_ms)
+                    });
+                }
+            }
+        }
+        state.head_samples += outcome.stored;
+        state.head_bytes += outcome.stored * SAMPLE_BYTES + run.late * LATE_BYTES;
+        outcome.unknown_ids.sort_unstable();
+        outcome.unknown_ids.dedup();
+        Ok(outcome)
+    }
+}
+
+/// Gives every series of the part its id: the one it has, or the next.
+fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outcome: &mut PartOutcome) {
+    outcome.new_ids.reserve(part.series.len());
+    for bytes in &part.series {
+        let id = table.find(part.tenant, bytes).or_else(|| {
+            // The part's decoder checked the bytes.
+            let labels = Labels::from_canonical(bytes).ok()?;
+            let room = table.len() < limits.max_series_per_shard;
+            room.then(|| table.register(part.tenant, labels)).flatten()
+        });
+        outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
+    }
+}
+
+fn describe_limit(part: &PartView<'_>, ordinal: usize, limits: &Limits) -> String {
+    let labels = Labels::from_canonical(part.series[ordinal]).unwrap_or_default();
+    let max = limits.max_series_per_shard.min(SERIES_MAX);
+    format!("{labels}: the shard has its maximum of {max} series")
+}
+
+/// The bounds in force for one part.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    cut_ms: i64,
+    ahead_ms: i64,
+    ooo_window_ms: u64,
+}
+
+impl Rules {
+    fn new(clock: &Clock, limits: &Limits) -> Self {
+        Self {
+            cut_ms: clock.cut_ms,
+            ahead_ms: clock.now_ms.saturating_add_unsigned(limits.max_ahead_ms),
+            ooo_window_ms: limits.ooo_window_ms,
+        }
+    }
+
+    fn describe(
+        &self,
+        reason: RejectReason,
+        table: &SeriesTable,
+        id: u64,
+        timestamp_ms: i64,
+        newest_ms: i64,
+    ) -> String {
+        let labels = table.identity(id).map(|i| i.labels.clone()).unwrap_or_default();
+        let bound = match reason {
+            RejectReason::TooOld => format!("older than the retention, which begins at {}", self.cut_ms),
+            RejectReason::OutOfOrder => format!(
+                "older than the series' newest sample at {newest_ms} by more than the out-of-order window of {} ms",
+                self.ooo_window_ms
+            ),
+            RejectReason::TooFarAhead => format!("later than the latest time accepted, {}", self.ahead_ms),
+            RejectReason::DuplicateTimestamp => "another value is stored at this timestamp".to_owned(),
+            RejectReason::SeriesLimit => "the shard has its maximum of series".to_owned(),
+        };
+        format!("{labels} at {timestamp_ms}: {bound}")
+    }
+}
+
+enum Verdict {
+    Appended,
+    Late,
+    Duplicate,
+    Rejected(RejectReason),
+}
+
+/// What deciding the samples of one part needs.
+struct PartRun<'a> {
+    rules: Rules,
+    frozen: Option<&'a Frozen>,
+    flushed: &'a Flushed,
+    lookups: &'a mut LookupCache,
+    db: &'a Db,
+    key: ReplicaKey,
+    late: u64,
+}
+
+impl PartRun<'_> {
+    #[inline]
+    fn decide(
+        &mut self,
+        head: &mut Head,
+        id: u64,
+        timestamp_ms: i64,
+        bits: u64,
+    ) -> Result<Verdict, StorageError> {
+        if timestamp_ms < self.rules.cut_ms || timestamp_ms == i64::MIN {
+            // What is before the cut is gone, so presence cannot be asked there.
+            return Ok(Verdict::Rejected(RejectReason::TooOld));
+        }
+        if timestamp_ms > head.newest_ms {
+            if timestamp_ms > self.rules.ahead_ms {
+                return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
+            }
+            head.append(timestamp_ms, bits);
+            return Ok(Verdict::Appended);
+        }
+        if timestamp_ms == head.newest_ms {
+            return Ok(same_timestamp(head.newest_bits, bits));
+        }
+        self.decide_late(head, id, timestamp_ms, bits)
+    }
+
+    /// A sample older than the series' newest: presence first, so that a resend is always harmless.
+    #[cold]
+    fn decide_late(
+        &mut self,
+        head: &mut Head,
+        id: u64,
+        timestamp_ms: i64,
+        bits: u64,
+    ) -> Result<Verdict, StorageError> {
+        if let Some(stored) = self.lookup(head, id, timestamp_ms)? {
+            return Ok(same_timestamp(stored, bits));
+        }
+        if timestamp_ms < head.newest_ms.saturating_sub_unsigned(self.rules.ooo_window_ms) {
+            return Ok(Verdict::Rejected(RejectReason::OutOfOrder));
+        }
+        if timestamp_ms > self.rules.ahead_ms {
+            return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
+        }
+        head.insert_late(timestamp_ms, bits);
+        self.late += 1;
+        Ok(Verdict::Late)
+    }
+
+    fn lookup(&mut self, head: &Head, id: u64, timestamp_ms: i64) -> Result<Option<u64>, StorageError> {
+        let shard = self.key.shard;
+        if let Some(bits) = head
+            .lookup(timestamp_ms)
+            .map_err(StorageError::chunk(shard, id))?
+        {
+            return Ok(Some(bits));
+        }
+        let frozen = self.frozen.map_or(&[][..], |frozen| frozen.chunks_of(id));
+        if let Some(bits) = find_in(frozen, timestamp_ms).map_err(StorageError::chunk(shard, id))? {
+            return Ok(Some(bits));
+        }
+        self.lookups
+            .lookup(self.db, self.key, self.flushed, id, timestamp_ms)
+    }
+}
+
+fn same_timestamp(stored: u64, bits: u64) -> Verdict {
+    if stored == bits {
+        Verdict::Duplicate
+    } else {
+        Verdict::Rejected(RejectReason::DuplicateTimestamp)
+    }
+}

@@ -1,0 +1,118 @@
+//! A checksum of what a shard holds logically, equal on all replicas at the same log position whatever
+//! they have flushed and whichever ids their series have.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::chunk;
+use crate::error::StorageError;
+use crate::flushed::ChunkReader;
+use crate::labels::Labels;
+use crate::select::copy_head;
+use crate::series::HeadCopy;
+use crate::shard::{LogPosition, Shard};
+
+/// A shard's content in a few numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogicalChecksum {
+    /// The last entry contained.
+    pub position: Option<LogPosition>,
+    /// xxh3 over tenants, labels, timestamps and value bits in canonical order.
+    pub checksum: u64,
+    /// Series with samples.
+    pub series: u64,
+    /// Samples.
+    pub samples: u64,
+}
+
+struct Row {
+    tenant: String,
+    labels: Labels,
+    id: u64,
+    head: HeadCopy,
+}
+
+impl Shard {
+    /// Reads every sample within the retention, from RocksDB and from memory, and digests it.
+    /// The lock is held while unflushed chunks are copied.
+    pub fn checksum(&self) -> Result<LogicalChecksum, StorageError> {
+        self.check_poison()?;
+        let (mut rows, position, cut_ms, flushed) = {
+            let state = self.state.read();
+            let rows: Vec<Row> = (1..state.table.next_id())
+                .filter_map(|id| {
+                    let identity = state.table.identity(id)?;
+                    let tenant = state.table.tenant_name(state.table.head(id)?.tenant).to_owned();
+                    let head = copy_head(&state, id, state.clock.cut_ms, i64::MAX);
+                    Some(Row {
+                        tenant,
+                        labels: identity.labels.clone(),
+                        id,
+                        head,
+                    })
+                })
+                .collect();
+            (rows, state.applied, state.clock.cut_ms, state.flushed.clone())
+        };
+        rows.sort_by(|a, b| (&a.tenant, a.labels.as_bytes()).cmp(&(&b.tenant, b.labels.as_bytes())));
+        let mut reader = ChunkReader::new(&self.db, self.key, false)?;
+        let mut digest = Digest {
+            hasher: Xxh3::new(),
+            series: 0,
+            samples: 0,
+        };
+        let mut samples = Vec::new();
+        for row in &rows {
+            samples.clear();
+            let damaged = || StorageError::chunk(self.key.shard, row.id);
+            let mut add = |t: i64, bits: u64| {
+                if t >= cut_ms {
+                    samples.push((t, bits));
+                }
+                true
+            };
+            for generation in flushed.generations() {
+                reader.visit(generation, row.id, cut_ms, i64::MAX, |_, bytes| {
+                    chunk::decode(bytes, &mut add).map_err(damaged())
+                })?;
+            }
+            for chunk in &row.head.chunks {
+                chunk::decode(&chunk.bytes, &mut add).map_err(damaged())?;
+            }
+            samples.extend_from_slice(&row.head.late);
+            digest.add(&row.tenant, &row.labels, &mut samples);
+        }
+        Ok(LogicalChecksum {
+            position,
+            checksum: digest.hasher.digest(),
+            series: digest.series,
+            samples: digest.samples,
+        })
+    }
+}
+
+struct Digest {
+    hasher: Xxh3,
+    series: u64,
+    samples: u64,
+}
+
+impl Digest {
+    /// Adds a series; one without samples leaves no trace.
+    fn add(&mut self, tenant: &str, labels: &Labels, samples: &mut [(i64, u64)]) {
+        if samples.is_empty() {
+            return;
+        }
+        samples.sort_unstable();
+        for bytes in [tenant.as_bytes(), labels.as_bytes()] {
+            self.hasher.update(&(bytes.len() as u64).to_le_bytes());
+            self.hasher.update(bytes);
+        }
+        self.hasher.update(&(samples.len() as u64).to_le_bytes());
+        for (t, bits) in samples.iter() {
+            self.hasher.update(&t.to_le_bytes());
+            self.hasher.update(&bits.to_le_bytes());
+        }
+        self.series += 1;
+        self.samples += samples.len() as u64;
+    }
+}

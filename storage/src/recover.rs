@@ -1,0 +1,205 @@
+//! Opening a replica: its meta row says what counts, everything else of it is deleted.
+
+use std::sync::Arc;
+
+use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions};
+
+use crate::entry::Columns;
+use crate::error::StorageError;
+use crate::flushed::{Flushed, LookupCache, RowRange, cf, chunk_range, label_range, state_range};
+use crate::meta::{Clock, ShardMeta};
+use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
+use crate::series::SeriesTable;
+use crate::series_rows::{BLOCK_SERIES, decode_labels_row, decode_states};
+use crate::shard::{State, delete_range};
+
+/// Reads the meta row, deletes unlisted rows, and loads the state at the durable position.
+pub(crate) fn open(db: &Db, key: ReplicaKey) -> Result<State, StorageError> {
+    let meta_cf = cf(db, key.shard, CF_SHARD_META)?;
+    let row = db
+        .get_cf(&meta_cf, key.prefix())
+        .map_err(StorageError::rocks(key.shard, "reading the meta row"))?;
+    let Some(row) = row else {
+        delete_unlisted(db, key, None)?;
+        return Ok(empty_state());
+    };
+    let meta =
+        ShardMeta::decode(&row).map_err(|detail| StorageError::corrupt(key.shard, "the meta row", detail))?;
+    delete_unlisted(db, key, Some(&meta))?;
+    load(db, key, meta)
+}
+
+fn empty_state() -> State {
+    State {
+        applied: None,
+        membership: None,
+        clock: Clock::START,
+        table: SeriesTable::default(),
+        frozen: None,
+        flushed: Arc::new(Flushed::nothing()),
+        head_samples: 0,
+        head_bytes: 0,
+        next_generation: 1,
+        next_epoch: 1,
+        columns: Columns::default(),
+        lookups: LookupCache::default(),
+    }
+}
+
+/// Builds the state that a meta row describes, with an empty head.
+pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, StorageError> {
+    let mut table = SeriesTable::default();
+    load_labels(db, key, &meta, &mut table)?;
+    load_states(db, key, &meta, &mut table)?;
+    Ok(State {
+        applied: Some(meta.position),
+        membership: meta.membership.clone(),
+        clock: meta.clock,
+        table,
+        next_generation: meta.next_generation,
+        next_epoch: meta.epoch + 1,
+        flushed: Arc::new(Flushed::of(key, meta, &Flushed::nothing())),
+        ..empty_state()
+    })
+}
+
+fn load_labels(
+    db: &Db,
+    key: ReplicaKey,
+    meta: &ShardMeta,
+    table: &mut SeriesTable,
+) -> Result<(), StorageError> {
+    let range = RowRange {
+        to: key.labels(meta.epoch, meta.next_id),
+        ..label_range(key, meta.epoch)
+    };
+    scan(db, key.shard, &range, |row_key, value| {
+        let id = rows::trailing_u64(row_key).unwrap_or(0);
+        let damaged =
+            |detail: &str| StorageError::corrupt(key.shard, format!("the label row of series {id}"), detail);
+        let (tenant, labels) = decode_labels_row(value).map_err(damaged)?;
+        if id != table.next_id() {
+            return Err(damaged("a row before it is missing"));
+        }
+        if table.find(tenant, labels.as_bytes()).is_some() {
+            return Err(damaged("another series has the same labels"));
+        }
+        table
+            .register(tenant, labels)
+            .map(|_| ())
+            .ok_or_else(|| damaged("there are too many series"))
+    })?;
+    if table.next_id() != meta.next_id {
+        let detail = format!("{} series were expected, {} found", meta.next_id - 1, table.len());
+        return Err(StorageError::corrupt(key.shard, "the label rows", &detail));
+    }
+    Ok(())
+}
+
+fn load_states(
+    db: &Db,
+    key: ReplicaKey,
+    meta: &ShardMeta,
+    table: &mut SeriesTable,
+) -> Result<(), StorageError> {
+    let range = state_range(key, meta.epoch, meta.state_generation);
+    let mut next = 1;
+    scan(db, key.shard, &range, |row_key, value| {
+        let block = rows::trailing_u64(row_key).unwrap_or(u64::MAX);
+        let damaged = |detail: &str| StorageError::corrupt(key.shard, format!("state row {block}"), detail);
+        if block
+            .checked_mul(BLOCK_SERIES as u64)
+            .and_then(|first| first.checked_add(1))
+            != Some(next)
+        {
+            return Err(damaged("a row before it is missing"));
+        }
+        for state in decode_states(value).map_err(damaged)? {
+            let extra = || damaged("it holds more series than were registered");
+            let head = table.head_mut(next).ok_or_else(extra)?;
+            (head.newest_ms, head.newest_bits) = (state.newest_ms, state.newest_bits);
+            table.identity_mut(next).ok_or_else(extra)?.oldest_ms = state.oldest_ms;
+            next += 1;
+        }
+        Ok(())
+    })?;
+    if next != meta.next_id {
+        let detail = format!("{} series were expected, {} found", meta.next_id - 1, next - 1);
+        return Err(StorageError::corrupt(key.shard, "the state rows", &detail));
+    }
+    Ok(())
+}
+
+/// Calls `visit` with every row of a range, in order.
+pub(crate) fn scan(
+    db: &Db,
+    shard: u32,
+    range: &RowRange,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let mut rows = range_iterator(db, shard, range)?;
+    rows.seek(&range.from);
+    while let Some((key, value)) = rows.item() {
+        visit(key, value)?;
+        rows.next();
+    }
+    rows.status().map_err(StorageError::rocks(shard, "reading rows"))
+}
+
+/// An iterator that ends at the range's end and does not fill the block cache.
+pub(crate) fn range_iterator<'db>(
+    db: &'db Db,
+    shard: u32,
+    range: &RowRange,
+) -> Result<DBRawIteratorWithThreadMode<'db, Db>, StorageError> {
+    let handle = cf(db, shard, range.cf)?;
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(range.to.clone());
+    options.fill_cache(false);
+    Ok(db.raw_iterator_cf_opt(&handle, options))
+}
+
+/// Deletes rows that the meta row does not list: leftovers of flushes and installs cut off by a crash.
+fn delete_unlisted(db: &Db, key: ReplicaKey, meta: Option<&ShardMeta>) -> Result<(), StorageError> {
+    let (mut chunks, mut series) = (Vec::new(), Vec::new());
+    if let Some(meta) = meta {
+        chunks.extend(meta.generations.iter().map(|g| chunk_range(key, g.number)));
+        let labels = label_range(key, meta.epoch);
+        series.push(RowRange {
+            to: key.labels(meta.epoch, meta.next_id),
+            ..labels
+        });
+        series.push(state_range(key, meta.epoch, meta.state_generation));
+    }
+    delete_gaps(db, key, CF_CHUNKS, chunks)?;
+    delete_gaps(db, key, CF_SERIES, series)
+}
+
+/// Deletes the rows of the replica in one family that lie in none of the `kept` ranges, which ascend.
+fn delete_gaps(db: &Db, key: ReplicaKey, cf: &'static str, kept: Vec<RowRange>) -> Result<(), StorageError> {
+    let mut from = key.prefix();
+    let mut gaps = Vec::new();
+    for range in kept {
+        gaps.push(RowRange {
+            cf,
+            from,
+            to: range.from,
+        });
+        from = range.to;
+    }
+    gaps.push(RowRange {
+        cf,
+        from,
+        to: key.end(),
+    });
+    for gap in gaps.iter().filter(|gap| gap.from < gap.to) {
+        let mut rows = range_iterator(db, key.shard, gap)?;
+        rows.seek(&gap.from);
+        rows.status()
+            .map_err(StorageError::rocks(key.shard, "looking for leftover rows"))?;
+        if rows.valid() {
+            delete_range(db, key.shard, gap)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,691 @@
+//! Random operations against a map, over a real RocksDB: the store holds and decides what the rules
+//! say, whatever is flushed, lost in a crash, or copied to another store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use quorate_storage::{
+    ApplyOutcome, Labels, Limits, LogPosition, MatchOp, Matcher, PartBuilder, RejectReason, SampleColumns,
+    SelectLimits, Shard, Store, StoreOptions, encode_limits_entry, encode_write_entry,
+};
+
+const TENANTS: [&str; 2] = ["acme", "zoo"];
+const BASE_MS: i64 = 1_700_000_000_000;
+
+fn labels(series: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m"), ("s", &format!("v{series}"))]).unwrap()
+}
+
+/// A database on disk that can be closed and opened again.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn open(&self) -> Node {
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = Arc::new(
+            rocksdb::DBWithThreadMode::open_cf_descriptors(
+                &options,
+                self.dir.path().join("db"),
+                Store::column_families(),
+            )
+            .unwrap(),
+        );
+        let store = Store::open(
+            db.clone(),
+            &self.dir.path().join("scratch"),
+            StoreOptions::default(),
+        )
+        .unwrap();
+        let shard = store.open_shard(1, 5).unwrap();
+        Node { db, store, shard }
+    }
+}
+
+struct Node {
+    db: Arc<rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>>,
+    store: Arc<Store>,
+    shard: Arc<Shard>,
+}
+
+impl Node {
+    /// Makes the rows of a flush durable, as the log does.
+    fn write_rows(&self, pending: &quorate_storage::PendingFlush) {
+        for row in &pending.rows {
+            let cf = self.db.cf_handle(row.cf).unwrap();
+            match &row.value {
+                Some(value) => self.db.put_cf(&cf, &row.key, value).unwrap(),
+                None => self.db.delete_cf(&cf, &row.key).unwrap(),
+            }
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(pending) = self.shard.begin_flush().unwrap() {
+            self.write_rows(&pending);
+            self.shard.commit_flush(pending).unwrap();
+        }
+    }
+}
+
+/// The rules, written as plainly as possible.
+#[derive(Default)]
+struct Model {
+    series: BTreeMap<(usize, usize), BTreeMap<i64, u64>>,
+    /// Survives the retention cut, as the order rule needs it.
+    newest: BTreeMap<(usize, usize), i64>,
+    now_ms: i64,
+    cut_ms: i64,
+    limits: Limits,
+    /// In order of registration, so that the id is the place plus one.
+    ids: Vec<(usize, usize)>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    stored: u64,
+    duplicates: u64,
+    rejected: BTreeMap<RejectReason, u64>,
+}
+
+impl Model {
+    fn advance(&mut self, now_ms: i64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.cut_ms = self.cut_ms.max(self.now_ms - self.limits.retention_ms as i64);
+        for samples in self.series.values_mut() {
+            *samples = samples.split_off(&self.cut_ms);
+        }
+    }
+
+    fn write(&mut self, write: &Write) -> Counts {
+        self.advance(write.now_ms);
+        let mut counts = Counts::default();
+        for &(series, ..) in &write.samples {
+            let key = (write.tenant, series);
+            let room = (self.ids.len() as u64) < self.limits.max_series_per_shard;
+            if !self.ids.contains(&key) && room {
+                self.ids.push(key);
+            }
+        }
+        for &(series, timestamp_ms, bits) in &write.samples {
+            match self.sample((write.tenant, series), timestamp_ms, bits) {
+                Ok(true) => counts.stored += 1,
+                Ok(false) => counts.duplicates += 1,
+                Err(reason) => *counts.rejected.entry(reason).or_default() += 1,
+            }
+        }
+        counts
+    }
+
+    /// Whether the sample was new.
+    fn sample(&mut self, key: (usize, usize), t: i64, bits: u64) -> Result<bool, RejectReason> {
+        if !self.ids.contains(&key) {
+            return Err(RejectReason::SeriesLimit);
+        }
+        if t < self.cut_ms {
+            return Err(RejectReason::TooOld);
+        }
+        let samples = self.series.entry(key).or_default();
+        match samples.get(&t) {
+            Some(stored) if *stored == bits => return Ok(false),
+            Some(_) => return Err(RejectReason::DuplicateTimestamp),
+            None => {}
+        }
+        let newest = self.newest.get(&key).copied().unwrap_or(i64::MIN);
+        if t < newest.saturating_sub_unsigned(self.limits.ooo_window_ms) {
+            return Err(RejectReason::OutOfOrder);
+        }
+        if t > self.now_ms + self.limits.max_ahead_ms as i64 {
+            return Err(RejectReason::TooFarAhead);
+        }
+        samples.insert(t, bits);
+        self.newest.insert(key, newest.max(t));
+        Ok(true)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    tenant: usize,
+    now_ms: i64,
+    /// Series, timestamp, value bits.
+    samples: Vec<(usize, i64, u64)>,
+    /// Series that have an id travel by it.
+    by_id: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(Write),
+    /// Sends an earlier write again, with labels or by id.
+    Resend(usize, bool),
+    Limits(i64, Limits),
+    Blank,
+    Membership,
+    Begin,
+    Commit,
+    Abort,
+    /// Loses what is in memory; the flag says whether a pending flush's rows had become durable.
+    Crash(bool),
+    /// Goes on in an empty store that takes a snapshot in.
+    Move,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let minute = 60_000i64;
+    let timestamp = prop_oneof![
+        6 => (0i64..40).prop_map(|step| step * 15_000),
+        2 => 0i64..600_000,
+        1 => -90 * minute..90 * minute,
+    ];
+    let bits = prop_oneof![4 => (0u32..3).prop_map(|v| f64::from(v).to_bits()), 1 => any::<u64>()];
+    let sample = (0usize..5, timestamp, bits);
+    let write = (
+        0usize..2,
+        0i64..60,
+        proptest::collection::vec(sample, 0..12),
+        any::<bool>(),
+    )
+        .prop_map(move |(tenant, now, samples, by_id)| {
+            let now_ms = BASE_MS + now * minute;
+            let samples = samples
+                .into_iter()
+                .map(|(s, t, b)| (s, now_ms + t - 5 * minute, b))
+                .collect();
+            Op::Write(Write {
+                tenant,
+                now_ms,
+                samples,
+                by_id,
+            })
+        });
+    let limits = (
+        0u64..3,
+        1u64..4,
+        0u64..3,
+        prop_oneof![3 => Just(1000u64), 1 => 2u64..6],
+    )
+        .prop_map(|(ooo, retention, ahead, max_series_per_shard)| Limits {
+            ooo_window_ms: ooo * 600_000,
+            retention_ms: retention * 3_000_000,
+            max_ahead_ms: ahead * 300_000,
+            max_series_per_shard,
+        });
+    prop_oneof![
+        12 => write,
+        4 => (0usize..100, any::<bool>()).prop_map(|(which, by_id)| Op::Resend(which, by_id)),
+        1 => (0i64..60, limits).prop_map(move |(now, limits)| Op::Limits(BASE_MS + now * minute, limits)),
+        1 => Just(Op::Blank),
+        1 => Just(Op::Membership),
+        3 => Just(Op::Begin),
+        3 => Just(Op::Commit),
+        1 => Just(Op::Abort),
+        2 => any::<bool>().prop_map(Op::Crash),
+        1 => Just(Op::Move),
+    ]
+}
+
+/// What the log holds.
+#[derive(Clone)]
+enum Logged {
+    Entry(bytes::Bytes),
+    Blank,
+    Membership(bytes::Bytes),
+}
+
+fn apply(shard: &Shard, index: u64, logged: &Logged) -> ApplyOutcome {
+    let position = LogPosition { term: 1, index };
+    match logged {
+        Logged::Entry(entry) => return shard.apply(position, entry).unwrap(),
+        Logged::Blank => shard.apply_blank(position).unwrap(),
+        Logged::Membership(bytes) => shard.apply_membership(position, bytes.clone()).unwrap(),
+    }
+    ApplyOutcome::default()
+}
+
+/// A store under test with its log.
+struct World {
+    disk: Disk,
+    node: Node,
+    pending: Option<quorate_storage::PendingFlush>,
+    log: Vec<(Logged, ApplyOutcome)>,
+    writes: Vec<Write>,
+    model: Model,
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = Disk::new();
+        let node = disk.open();
+        let model = Model {
+            now_ms: i64::MIN / 2,
+            cut_ms: i64::MIN / 2,
+            ..Model::default()
+        };
+        Self {
+            disk,
+            node,
+            pending: None,
+            log: Vec::new(),
+            writes: Vec::new(),
+            model,
+        }
+    }
+
+    fn append(&mut self, logged: Logged) -> ApplyOutcome {
+        let outcome = apply(&self.node.shard, self.log.len() as u64 + 1, &logged);
+        self.log.push((logged, outcome.clone()));
+        outcome
+    }
+
+    fn write(&mut self, write: &Write) {
+        let mut part = PartBuilder::new(TENANTS[write.tenant], 1);
+        let mut ordinals = BTreeMap::new();
+        for &(series, t, bits) in &write.samples {
+            let key = (write.tenant, series);
+            let known = self
+                .model
+                .ids
+                .iter()
+                .position(|id| *id == key)
+                .filter(|_| write.by_id);
+            if let Some(place) = known {
+                part.known(place as u64 + 1, t, f64::from_bits(bits));
+            } else {
+                let ordinal = *ordinals
+                    .entry(series)
+                    .or_insert_with(|| part.series(labels(series).as_bytes()));
+                part.sample(ordinal, t, f64::from_bits(bits));
+            }
+        }
+        let outcome = self.append(Logged::Entry(encode_write_entry(write.now_ms, &[part.finish()])));
+        let expected = self.model.write(write);
+        let part = &outcome.parts[0];
+        let rejected = part.rejections.iter().map(|r| (r.reason, r.samples)).collect();
+        let counts = Counts {
+            stored: part.stored,
+            duplicates: part.duplicates,
+            rejected,
+        };
+        assert_eq!(counts, expected);
+        assert!(part.unknown_ids.is_empty());
+    }
+
+    fn crash(&mut self, durable: bool) {
+        if let Some(pending) = self.pending.take() {
+            if durable {
+                self.node.write_rows(&pending);
+            }
+            drop(pending);
+        }
+        // Two nodes never have the database open at once: the old one goes first.
+        let empty = Disk::new();
+        self.node = empty.open();
+        self.node = self.disk.open();
+        self.replay();
+    }
+
+    /// Applies the log from behind the durable position; every decision is the same as before.
+    fn replay(&self) {
+        let from = self
+            .node
+            .shard
+            .durable()
+            .position
+            .map_or(0, |position| position.index);
+        for (index, (logged, outcome)) in self.log.iter().enumerate().skip(from as usize) {
+            assert_eq!(&apply(&self.node.shard, index as u64 + 1, logged), outcome);
+        }
+    }
+
+    fn take_snapshot_elsewhere(&mut self) {
+        if self.node.shard.durable().position.is_none() {
+            return;
+        }
+        if let Some(pending) = self.pending.take() {
+            self.node.write_rows(&pending);
+            self.node.shard.commit_flush(pending).unwrap();
+        }
+        let disk = Disk::new();
+        let node = disk.open();
+        let mut snapshot = self.node.shard.snapshot().unwrap();
+        let mut install = node.shard.begin_install().unwrap();
+        while let Some(chunk) = snapshot.next_chunk().unwrap() {
+            for piece in chunk.chunks(1 + chunk.len() / 3) {
+                install.write(piece).unwrap();
+            }
+        }
+        install
+            .finish(snapshot.position, snapshot.membership.clone())
+            .unwrap();
+        assert_eq!(node.shard.durable(), self.node.shard.durable());
+        drop(snapshot);
+        self.node = node;
+        self.disk = disk;
+        self.replay();
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Write(write) => {
+                self.write(&write);
+                self.writes.push(write);
+            }
+            Op::Resend(which, by_id) => {
+                if let Some(write) = self.writes.get(which % self.writes.len().max(1)).cloned() {
+                    self.write(&Write { by_id, ..write });
+                }
+            }
+            Op::Limits(now_ms, limits) => {
+                self.append(Logged::Entry(encode_limits_entry(now_ms, &limits)));
+                self.model.advance(now_ms);
+                self.model.limits = limits;
+                self.model.advance(now_ms);
+            }
+            Op::Blank => {
+                self.append(Logged::Blank);
+            }
+            Op::Membership => {
+                let bytes = bytes::Bytes::from(format!("members at {}", self.log.len()));
+                self.append(Logged::Membership(bytes));
+            }
+            Op::Begin => {
+                let begun = self.node.shard.begin_flush().unwrap();
+                assert!(begun.is_none() || self.pending.is_none(), "two flushes at once");
+                self.pending = self.pending.take().or(begun);
+            }
+            Op::Commit => {
+                if let Some(pending) = self.pending.take() {
+                    self.node.write_rows(&pending);
+                    self.node.shard.commit_flush(pending).unwrap();
+                }
+            }
+            Op::Abort => {
+                if let Some(pending) = self.pending.take() {
+                    self.node.shard.abort_flush(pending).unwrap();
+                }
+            }
+            Op::Crash(durable) => self.crash(durable),
+            Op::Move => self.take_snapshot_elsewhere(),
+        }
+    }
+
+    fn check_reads(&self) {
+        let everything = [Matcher::new(MatchOp::Eq, "__name__", "m").unwrap()];
+        for (tenant, name) in TENANTS.iter().enumerate() {
+            for (start_ms, end_ms) in [(i64::MIN, i64::MAX), (BASE_MS + 600_000, BASE_MS + 1_800_000)] {
+                let limits = SelectLimits::default();
+                let selected = self
+                    .node
+                    .shard
+                    .select(name, &everything, start_ms, end_ms, &limits)
+                    .unwrap();
+                let mut columns = SampleColumns::new();
+                let mut found = BTreeMap::new();
+                for series in &selected {
+                    series.samples(&mut columns).unwrap();
+                    let rows: Vec<(i64, u64)> = columns.iter().map(|(t, v)| (t, v.to_bits())).collect();
+                    if !rows.is_empty() {
+                        found.insert(series.labels.clone(), rows);
+                    }
+                }
+                let expected: BTreeMap<Labels, Vec<(i64, u64)>> = self
+                    .model
+                    .series
+                    .iter()
+                    .filter(|((t, _), _)| *t == tenant)
+                    .map(|((_, s), rows)| {
+                        (
+                            labels(*s),
+                            rows.range(start_ms..=end_ms).map(|(t, v)| (*t, *v)).collect(),
+                        )
+                    })
+                    .filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty())
+                    .collect();
+                assert_eq!(found, expected);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_does_what_the_rules_say(ops in proptest::collection::vec(op(), 1..40)) {
+        let mut world = World::new();
+        for op in ops {
+            world.step(op);
+            world.check_reads();
+        }
+        // A store that never flushed and was never interrupted decides and holds the same.
+        let disk = Disk::new();
+        let fresh = disk.open();
+        for (index, (logged, outcome)) in world.log.iter().enumerate() {
+            prop_assert_eq!(&apply(&fresh.shard, index as u64 + 1, logged), outcome);
+        }
+        let checksum = fresh.shard.checksum().unwrap();
+        prop_assert_eq!(world.node.shard.checksum().unwrap(), checksum);
+        let samples: usize = world.model.series.values().map(BTreeMap::len).sum();
+        prop_assert_eq!(checksum.samples, samples as u64);
+        prop_assert_eq!(fresh.shard.membership(), world.node.shard.membership());
+    }
+}
+
+/// One series with `samples` samples in order, in entries of 10, flushed after each entry if asked.
+fn fill(node: &Node, samples: i64, flush: bool) {
+    let mut index = node.shard.applied().map_or(0, |applied| applied.index);
+    for batch in 0..samples / 10 {
+        let mut part = PartBuilder::new("acme", 1);
+        let ordinal = part.series(labels(0).as_bytes());
+        for step in batch * 10..batch * 10 + 10 {
+            part.sample(ordinal, BASE_MS + step * 1000, step as f64);
+        }
+        index += 1;
+        let entry = encode_write_entry(BASE_MS + batch * 10_000, &[part.finish()]);
+        node.shard.apply(LogPosition { term: 1, index }, &entry).unwrap();
+        if flush {
+            node.flush();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_meta_row_refuses_to_open() {
+    let disk = Disk::new();
+    {
+        let node = disk.open();
+        fill(&node, 20, true);
+        let cf = node.db.cf_handle(quorate_storage::CF_SHARD_META).unwrap();
+        let mut rows = node.db.raw_iterator_cf(&cf);
+        rows.seek_to_first();
+        let (key, mut value) = (rows.key().unwrap().to_vec(), rows.value().unwrap().to_vec());
+        value[9] ^= 1;
+        node.db.put_cf(&cf, &key, value).unwrap();
+    }
+    let db = {
+        let options = rocksdb::Options::default();
+        rocksdb::DBWithThreadMode::open_cf_descriptors(
+            &options,
+            disk.dir.path().join("db"),
+            Store::column_families(),
+        )
+        .unwrap()
+    };
+    let store = Store::open(
+        Arc::new(db),
+        &disk.dir.path().join("scratch"),
+        StoreOptions::default(),
+    )
+    .unwrap();
+    let error = store.open_shard(1, 5).unwrap_err().to_string();
+    assert!(error.contains("the meta row is damaged"), "{error}");
+}
+
+#[test]
+fn a_damaged_chunk_is_an_error_not_a_wrong_answer() {
+    let disk = Disk::new();
+    let node = disk.open();
+    fill(&node, 20, true);
+    let cf = node.db.cf_handle(quorate_storage::CF_CHUNKS).unwrap();
+    let mut rows = node.db.raw_iterator_cf(&cf);
+    rows.seek_to_first();
+    let (key, mut value) = (rows.key().unwrap().to_vec(), rows.value().unwrap().to_vec());
+    value[5] ^= 1;
+    node.db.put_cf(&cf, &key, value).unwrap();
+    let everything = [Matcher::new(MatchOp::Eq, "__name__", "m").unwrap()];
+    let selected = node
+        .shard
+        .select("acme", &everything, i64::MIN, i64::MAX, &SelectLimits::default())
+        .unwrap();
+    let error = selected[0]
+        .samples(&mut SampleColumns::new())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("checksum"), "{error}");
+    assert!(node.shard.checksum().is_err());
+}
+
+#[test]
+fn missing_label_rows_refuse_to_open() {
+    let disk = Disk::new();
+    {
+        let node = disk.open();
+        fill(&node, 10, true);
+        let cf = node.db.cf_handle(quorate_storage::CF_SERIES).unwrap();
+        let mut rows = node.db.raw_iterator_cf(&cf);
+        rows.seek_to_first();
+        node.db.delete_cf(&cf, rows.key().unwrap()).unwrap();
+    }
+    let options = rocksdb::Options::default();
+    let db = rocksdb::DBWithThreadMode::open_cf_descriptors(
+        &options,
+        disk.dir.path().join("db"),
+        Store::column_families(),
+    )
+    .unwrap();
+    let store = Store::open(
+        Arc::new(db),
+        &disk.dir.path().join("scratch"),
+        StoreOptions::default(),
+    )
+    .unwrap();
+    assert!(store.open_shard(1, 5).is_err());
+}
+
+#[test]
+fn an_unreadable_entry_stops_the_shard() {
+    let disk = Disk::new();
+    let node = disk.open();
+    fill(&node, 10, false);
+    let mut entry = encode_write_entry(BASE_MS, &[]).to_vec();
+    entry[5] ^= 1;
+    assert!(
+        node.shard
+            .apply(LogPosition { term: 1, index: 2 }, &entry)
+            .is_err()
+    );
+    let again = node
+        .shard
+        .apply_blank(LogPosition { term: 1, index: 2 })
+        .unwrap_err();
+    assert!(matches!(again, quorate_storage::StorageError::Poisoned { .. }));
+}
+
+#[test]
+fn a_damaged_snapshot_changes_nothing() {
+    let (source_disk, disk) = (Disk::new(), Disk::new());
+    let (source, node) = (source_disk.open(), disk.open());
+    fill(&source, 50, true);
+    fill(&node, 10, true);
+    let before = node.shard.checksum().unwrap();
+    let mut snapshot = source.shard.snapshot().unwrap();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    for at in (0..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        let mut install = node.shard.begin_install().unwrap();
+        let result = install
+            .write(&damaged)
+            .and_then(|()| install.finish(snapshot.position, None));
+        assert!(result.is_err(), "byte {at}");
+    }
+    let mut install = node.shard.begin_install().unwrap();
+    install.write(&bytes[..bytes.len() - 1]).unwrap();
+    assert!(install.finish(snapshot.position, None).is_err(), "cut");
+    assert_eq!(node.shard.checksum().unwrap(), before);
+    let mut install = node.shard.begin_install().unwrap();
+    install.write(&bytes).unwrap();
+    install.finish(snapshot.position, None).unwrap();
+    assert_eq!(node.shard.checksum().unwrap(), source.shard.checksum().unwrap());
+}
+
+#[test]
+fn a_reader_keeps_its_rows_while_they_are_replaced() {
+    let (source_disk, disk) = (Disk::new(), Disk::new());
+    let (source, node) = (source_disk.open(), disk.open());
+    fill(&source, 200, true);
+    fill(&node, 100, true);
+    let everything = [Matcher::new(MatchOp::Eq, "__name__", "m").unwrap()];
+    let selected = node
+        .shard
+        .select("acme", &everything, i64::MIN, i64::MAX, &SelectLimits::default())
+        .unwrap();
+    let mut snapshot = source.shard.snapshot().unwrap();
+    let mut install = node.shard.begin_install().unwrap();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        install.write(&chunk).unwrap();
+    }
+    install.finish(snapshot.position, None).unwrap();
+    let mut columns = SampleColumns::new();
+    selected[0].samples(&mut columns).unwrap();
+    assert_eq!(columns.len(), 100);
+    drop(selected);
+    node.flush();
+    assert_eq!(node.shard.stats().flushed_samples, 200);
+}
+
+#[test]
+fn generations_before_the_cut_are_dropped() {
+    let disk = Disk::new();
+    let node = disk.open();
+    fill(&node, 100, true);
+    assert_eq!(node.shard.stats().generations, 10);
+    let index = node.shard.applied().unwrap().index + 1;
+    let limits = Limits {
+        retention_ms: 50_000,
+        ..Limits::default()
+    };
+    let entry = encode_limits_entry(BASE_MS + 100_000, &limits);
+    node.shard.apply(LogPosition { term: 1, index }, &entry).unwrap();
+    assert_eq!(node.shard.checksum().unwrap().samples, 50);
+    node.flush();
+    assert_eq!(node.shard.stats().generations, 5);
+    assert_eq!(node.shard.checksum().unwrap().samples, 50);
+}
+
+#[test]
+fn a_dropped_replica_leaves_nothing() {
+    let disk = Disk::new();
+    let node = disk.open();
+    fill(&node, 30, true);
+    node.store.drop_shard(1, 5).unwrap();
+    assert!(node.shard.begin_flush().is_err(), "an open handle refuses work");
+    drop(node);
+    let node = disk.open();
+    assert_eq!(node.shard.applied(), None);
+    assert_eq!(node.shard.stats().series, 0);
+}
