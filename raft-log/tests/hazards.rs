@@ -136,8 +136,9 @@ async fn a_restarted_replica_gives_no_vote_for_one_lease() {
     let (mut cluster, leader) = Cluster::<Rt>::formed(3, THREAD).await;
     cluster.commit("one").await;
     let voter = cluster.others(leader)[0];
-    // A real question of the last election, to be asked again.
-    let asked = [PRE_VOTE, VOTE].map(|kind| (kind, cluster.hub.recorded(kind)[0].1.clone()));
+    // A real question of the last election, to be asked again; both kinds of it look the same.
+    let question = cluster.hub.recorded(VOTE)[0].1.clone();
+    let asked = [PRE_VOTE, VOTE].map(|kind| (kind, question.clone()));
     for node in cluster.ids() {
         cluster.power_cut(node, 0).await;
     }

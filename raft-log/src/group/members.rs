@@ -205,30 +205,12 @@ impl<R: AsyncRuntime> Group<R> {
         }
         let _pause = HandOver(&self.inner.handing_over);
         let half = timeout / 2;
-        let caught_up = |s: &super::GroupStatus| {
-            s.role != Role::Leader || s.matched.get(&to).copied().flatten() >= s.last_log
-        };
-        let caught = self.wait_for("target caught up", half, caught_up).await;
-        // The watch lags a little; what counts is now.
-        let status = self.status();
-        if status.role == Role::Stopped {
-            return Err(TransferError::Stopped(
-                status.fatal.unwrap_or_else(|| "shut down".into()),
-            ));
-        }
-        if status.role != Role::Leader {
-            return Err(TransferError::NotLeader {
-                leader: status.leader,
-            });
-        }
-        let matched = status.matched.get(&to).copied().flatten();
-        if caught.is_err() || matched < status.last_log {
-            return Err(TransferError::Lagging {
-                to,
-                matched,
-                last: status.last_log,
-            });
-        }
+        // openraft's own metrics, not the gathered status: what counts is now.
+        let mut metrics = self.inner.raft.metrics();
+        let caught_up = async { while self.lag_of(to).is_err() && metrics.changed().await.is_ok() {} };
+        // Whether it came true is looked at below.
+        let _ = R::timeout(half, caught_up).await;
+        self.lag_of(to)?;
         let offered = self.inner.raft.trigger().transfer_leader(to).await;
         offered.map_err(|fatal| TransferError::Stopped(fatal.to_string()))?;
         let taken = self
@@ -239,6 +221,30 @@ impl<R: AsyncRuntime> Group<R> {
             timeout: half,
             leader: self.status().leader,
         })
+    }
+
+    /// Fails unless this replica leads and `to` has the whole log.
+    fn lag_of(&self, to: ReplicaId) -> Result<(), TransferError> {
+        let status = self.status();
+        match status.role {
+            Role::Stopped => Err(TransferError::Stopped(
+                status.fatal.unwrap_or_else(|| "shut down".into()),
+            )),
+            Role::Leader => {
+                let matched = status.matched.get(&to).copied().flatten();
+                if matched < status.last_log {
+                    return Err(TransferError::Lagging {
+                        to,
+                        matched,
+                        last: status.last_log,
+                    });
+                }
+                Ok(())
+            }
+            _ => Err(TransferError::NotLeader {
+                leader: status.leader,
+            }),
+        }
     }
 }
 
