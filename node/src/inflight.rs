@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_proto::ErrorCode;
 
-use crate::http::api::ApiError;
+use crate::api::ApiError;
 
 /// How long senders are asked to wait when the bound is reached, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use quorate_node::{cli, dev};
+use quorate_node::config::ServerArgs;
+use quorate_node::{cli, dev, node, server};
 
 /// A metrics database that keeps every acknowledged sample on a majority of its nodes.
 #[derive(Debug, Parser)]
@@ -15,6 +16,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node.
+    Server(ServerArgs),
     /// Check a configuration file, or print an example of one.
     Check(cli::check::CheckArgs),
     /// Run a cluster on this machine, to try things out.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match command {
+            Command::Server(args) => server::run(args.load()?, node::start).await,
             Command::Check(args) => cli::check::run(args).await,
             Command::Dev(args) => dev::run(args).await,
             Command::Query(args) => cli::query::run(args).await,

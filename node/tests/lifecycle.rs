@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use quorate_node::api::*;
 use quorate_node::config::{Config, Loaded};
 use quorate_node::http::Apis;
-use quorate_node::http::api::*;
 use quorate_node::server::{Core, Kind, Start, run};
 use quorate_proto::ErrorCode;
 use quorate_query::value::Value;

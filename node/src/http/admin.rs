@@ -7,8 +7,8 @@ use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use quorate_proto::ErrorCode;
 
-use super::api::ApiError;
 use super::{App, body, query};
+use crate::api::ApiError;
 
 /// The Prometheus whose API this is. Grafana switches features by it.
 const BUILD_INFO: &str = concat!(

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use quorate_proto::ErrorCode;
 use tokio::sync::Notify;
 
-use super::api::{ApiError, QueryApi, WriteApi};
+use crate::api::{ApiError, QueryApi, WriteApi};
+use crate::cluster::Readiness;
 
 /// How long clients are asked to wait for a node that starts or stops, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
@@ -29,6 +30,7 @@ pub struct Apis {
 /// The core, when it is there, and the requests that are in it.
 #[derive(Default)]
 pub struct Backend {
+    starting: Arc<Readiness>,
     apis: OnceLock<Apis>,
     stopping: AtomicBool,
     running: Mutex<BTreeMap<&'static str, usize>>,
@@ -39,6 +41,14 @@ impl Backend {
     /// Nothing behind it yet.
     pub fn new() -> Arc<Backend> {
         Arc::new(Backend::default())
+    }
+
+    /// Nothing behind it yet; `readiness` knows what is waited for.
+    pub fn starting(readiness: Arc<Readiness>) -> Arc<Backend> {
+        Arc::new(Backend {
+            starting: readiness,
+            ..Backend::default()
+        })
     }
 
     /// Opens the frontends to the core. Only the first call counts.
@@ -63,7 +73,10 @@ impl Backend {
     pub fn pending(&self) -> Vec<String> {
         match self.apis.get() {
             _ if self.stopping() => vec!["shutting down".into()],
-            None => vec!["starting".into()],
+            None => {
+                let starting = std::iter::once("starting".into());
+                starting.chain(self.starting.pending()).collect()
+            }
             Some(apis) => (apis.pending)(),
         }
     }
@@ -132,8 +145,11 @@ mod tests {
 
     #[tokio::test]
     async fn says_what_is_missing_and_waits_for_running_requests() {
-        let backend = Backend::new();
+        let readiness = Arc::new(Readiness::default());
+        let backend = Backend::starting(readiness.clone());
         assert_eq!(backend.pending(), ["starting"]);
+        readiness.wait_for("cluster", "node 2");
+        assert_eq!(backend.pending(), ["starting", "cluster: node 2"]);
         assert_eq!(
             backend.apis().err().map(|error| error.code),
             Some(ErrorCode::Starting)

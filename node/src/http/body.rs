@@ -13,7 +13,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use quorate_proto::ErrorCode;
 
-use super::api::ApiError;
+use crate::api::ApiError;
 use crate::inflight::{BytesInFlight, Charge};
 
 /// Responses smaller than this aren't compressed.

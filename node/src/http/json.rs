@@ -5,8 +5,8 @@ use std::fmt::Write;
 use quorate_query::value::Value;
 use quorate_storage::Labels;
 
-use super::api::ReadReport;
 use super::number::{push_decimal, push_float_timestamp, push_timestamp, push_value};
+use crate::api::ReadReport;
 
 /// Size from which a piece is handed on, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -269,8 +269,8 @@ pub(super) fn push_string(out: &mut String, text: &str) {
 mod tests {
     use quorate_query::value::{MatrixSeries, VectorSample};
 
-    use super::super::api::{ReadLevel, ShardRead};
     use super::*;
+    use crate::api::{ReadLevel, ShardRead};
 
     fn text(data: Data, warnings: &[&str], infos: &[&str]) -> String {
         let owned = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect::<Vec<_>>();

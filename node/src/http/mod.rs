@@ -1,9 +1,8 @@
 //! The HTTP frontend: remote write, Prometheus's query API, health and figures.
 //!
-//! The node behind it is reached through the traits in [`api`] alone, see [`Backend`].
+//! The node behind it is reached through the traits in [`crate::api`] alone, see [`Backend`].
 
 mod admin;
-pub mod api;
 mod backend;
 mod body;
 mod escape;
@@ -31,10 +30,10 @@ use quorate_proto::{DEFAULT_TENANT, TENANT_HEADER};
 pub use backend::{Apis, Backend, Running};
 pub use server::serve;
 
+use crate::api::{ApiError, check_tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use api::{ApiError, check_tenant};
 use body::BodyLimits;
 
 /// Longest form of a query, in bytes.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_proto::ErrorCode;
 
-use super::api::{ApiError, ReadLevel, ReadOptions};
+use crate::api::{ApiError, ReadLevel, ReadOptions};
 use crate::duration;
 
 /// The earliest time there is, in milliseconds: Prometheus's `MinTime`.

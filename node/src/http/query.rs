@@ -11,13 +11,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use quorate_proto::ErrorCode;
 use quorate_query::value::Value;
 
-use super::api::{Answer, ApiError, Caller, InstantParams, MetaParams, RangeParams, ReadReport};
 use super::backend::Apis;
 use super::escape::unescape_label_name;
 use super::json::{self, Data, Success};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, invalid};
 use super::write::add_retry_after;
 use super::{App, body, tenant};
+use crate::api::{Answer, ApiError, Caller, InstantParams, MetaParams, RangeParams, ReadReport};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TRUNCATED: &str = "results truncated due to limit";

@@ -11,8 +11,8 @@ use quorate_query::value::{Value, VectorSample};
 use quorate_storage::Labels;
 use tokio_util::sync::CancellationToken;
 
-use super::api::*;
 use super::*;
+use crate::api::*;
 use crate::config::ByteSize;
 
 const NOW_MS: i64 = 1_700_000_000_123;

@@ -9,8 +9,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use quorate_proto::ErrorCode;
 
-use super::api::{ApiError, Caller, RemoteWrite, WriteReport};
 use super::{App, body, tenant};
+use crate::api::{ApiError, Caller, RemoteWrite, WriteReport};
 
 pub(super) async fn remote_write(State(app): State<App>, request: Request) -> Response {
     match receive(&app, request).await {

@@ -22,8 +22,8 @@ use prometheus_client::registry::Registry;
 
 pub use figures::{FigureSource, Figures, GroupFigures, HistogramFigures};
 
+use crate::api::WriteReport;
 use crate::config::Config;
-use crate::http::api::WriteReport;
 use crate::inflight::BytesInFlight;
 
 /// The version of this program.
@@ -223,7 +223,7 @@ impl Collector for Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::api::Refused;
+    use crate::api::Refused;
 
     #[test]
     fn figures_are_rendered() {

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use super::Tasks;
+use crate::cluster::Readiness;
 use crate::config::Config;
 use crate::http::Apis;
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     /// Everything that runs in the background is spawned here, by name.
     pub tasks: Tasks,
+    /// Where the core says what it waits for while it starts.
+    pub readiness: Arc<Readiness>,
 }
 
 /// A running database, as the process sees it. The shutdown calls its phases once each, in the order

@@ -20,6 +20,7 @@ pub use listeners::Listeners;
 pub use tasks::{Kind, Tasks};
 
 use crate::clock::SystemClock;
+use crate::cluster::Readiness;
 use crate::config::Loaded;
 use crate::http::{App, Backend, HttpLimits, serve};
 use crate::metrics::{Metrics, VERSION};
@@ -60,7 +61,8 @@ where
 
     let tasks = Tasks::new();
     let metrics = Metrics::new(&config);
-    let backend = Backend::new();
+    let readiness = Arc::new(Readiness::default());
+    let backend = Backend::starting(readiness.clone());
     let app = App::new(
         backend.clone(),
         metrics.clone(),
@@ -77,6 +79,7 @@ where
         grpc_address: listeners.grpc_address,
         metrics,
         tasks: tasks.clone(),
+        readiness,
     });
     let started = tokio::select! {
         started = start => started.map_err(|error| End::Failure(format!("{error:#}"))),

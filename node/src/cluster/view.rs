@@ -1,0 +1,64 @@
+//! The cluster as the last applied meta state describes it, parsed once and shared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use quorate_raft_log::{GroupId, ReplicaId};
+use quorate_ring::{Ring, RingError};
+
+use super::meta::{Cluster, ClusterLimits, GroupInfo, META_GROUP, NodeInfo};
+
+/// Ring, placement and limits of one meta state.
+#[derive(Debug)]
+pub struct View {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Which shard a key belongs to.
+    pub ring: Ring,
+    /// Who holds each group.
+    pub groups: BTreeMap<GroupId, GroupInfo>,
+    /// Nodes by id.
+    pub nodes: BTreeMap<u64, NodeInfo>,
+    /// What is stored and refused.
+    pub limits: ClusterLimits,
+}
+
+impl View {
+    /// Parses a meta state.
+    pub fn new(cluster: &Cluster) -> Result<View, RingError> {
+        Ok(View {
+            cluster_id: cluster.id.clone(),
+            ring: Ring::decode(&cluster.ring)?,
+            groups: cluster.groups.clone(),
+            nodes: cluster.nodes.clone(),
+            limits: cluster.limits,
+        })
+    }
+
+    /// Every shard, in order.
+    pub fn shards(&self) -> impl Iterator<Item = u32> + '_ {
+        self.groups.keys().copied().filter(|g| *g != META_GROUP)
+    }
+
+    /// The node of a replica.
+    pub fn node_of(&self, group: GroupId, replica: ReplicaId) -> Option<u64> {
+        self.groups.get(&group)?.node_of(replica)
+    }
+}
+
+/// The current [`View`]; empty until the cluster is bootstrapped.
+#[derive(Debug, Default)]
+pub struct CurrentView(ArcSwapOption<View>);
+
+impl CurrentView {
+    /// The view, if there is one yet.
+    pub fn get(&self) -> Option<Arc<View>> {
+        self.0.load_full()
+    }
+
+    /// Replaces the view.
+    pub fn set(&self, view: Arc<View>) {
+        self.0.store(Some(view));
+    }
+}

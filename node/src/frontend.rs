@@ -1,0 +1,119 @@
+//! What both write frontends share: decoding off the async threads where it is long, counting, and
+//! the one outcome that clients see.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use quorate_ingest::{Batch, DecodeError, DecodeLimits, decode_snappy_write_request};
+use quorate_proto::ErrorCode;
+
+use crate::api::{ApiError, RemoteWrite, WriteApi, WriteReport};
+use crate::metrics::Metrics;
+use crate::write::{WriteOutcome, WritePath};
+
+/// Batches kept for reuse, and the most memory that a kept one may hold.
+const POOLED: usize = 16;
+const POOLED_BYTES: usize = 8 << 20;
+
+/// Takes writes from every protocol.
+pub struct WriteFrontend {
+    path: WritePath,
+    metrics: Arc<Metrics>,
+    pool: Mutex<Vec<Batch>>,
+}
+
+impl WriteFrontend {
+    /// In front of `path`.
+    pub fn new(path: WritePath, metrics: Arc<Metrics>) -> WriteFrontend {
+        WriteFrontend {
+            path,
+            metrics,
+            pool: Mutex::default(),
+        }
+    }
+
+    /// The limits that requests are decoded under.
+    pub fn decode_limits(&self) -> DecodeLimits {
+        self.path.decode_limits()
+    }
+
+    /// Series whose ids are remembered.
+    pub fn cached_series(&self) -> usize {
+        self.path.cached_series()
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch {
+        self.pool.lock().pop().unwrap_or_default()
+    }
+
+    /// Gives a batch back.
+    pub fn recycle(&self, mut batch: Batch) {
+        batch.clear();
+        let mut pool = self.pool.lock();
+        if pool.len() < POOLED && batch.retained_bytes() <= POOLED_BYTES {
+            pool.push(batch);
+        }
+    }
+
+    /// Stores a batch and counts what became of it.
+    pub async fn store(
+        &self,
+        protocol: &'static str,
+        tenant: &str,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> WriteOutcome {
+        let outcome = self.path.write(tenant, batch, deadline).await;
+        self.metrics.count_write(protocol, &outcome.report);
+        outcome
+    }
+
+    async fn remote_write_1(&self, request: RemoteWrite) -> Result<WriteReport, ApiError> {
+        let RemoteWrite {
+            caller,
+            body,
+            mut charge,
+        } = request;
+        let mut batch = self.batch();
+        let decoded = decode_snappy_write_request(&body, &self.decode_limits(), &mut batch);
+        drop(body);
+        if let Err(e) = decoded {
+            self.recycle(batch);
+            return Err(decode_error(&e));
+        }
+        let result = match charge.grow(batch.retained_bytes() as u64) {
+            Ok(()) => {
+                let outcome = self
+                    .store("remote_write_1", &caller.tenant, &batch, caller.deadline)
+                    .await;
+                match outcome.failure {
+                    Some(failure) => Err(failure),
+                    None => Ok(outcome.report),
+                }
+            }
+            Err(e) => Err(e),
+        };
+        self.recycle(batch);
+        result
+    }
+}
+
+impl WriteApi for WriteFrontend {
+    fn remote_write(&self, request: RemoteWrite) -> BoxFuture<'_, Result<WriteReport, ApiError>> {
+        self.remote_write_1(request).boxed()
+    }
+}
+
+/// What a client sees of a request that can't be read.
+pub(crate) fn decode_error(error: &DecodeError) -> ApiError {
+    let code = match error {
+        DecodeError::TooLarge { .. } => ErrorCode::TooLarge,
+        DecodeError::RemoteWrite2 => ErrorCode::UnsupportedMedia,
+        DecodeError::Snappy { .. } | DecodeError::Protobuf { .. } => ErrorCode::BadData,
+    };
+    ApiError::new(code, error.to_string())
+}

@@ -1,0 +1,11 @@
+//! The shards that this node holds replicas of: storage under Raft, batched writes, flushes.
+
+mod flush;
+mod machine;
+mod outcome;
+mod replica;
+
+pub use flush::{FlushPolicy, flush, flush_meta, run_flushes};
+pub use machine::{ShardMachine, to_raft, to_storage};
+pub use outcome::{decode_outcome, encode_outcome};
+pub use replica::{ShardReplica, Shards};

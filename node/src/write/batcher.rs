@@ -1,0 +1,248 @@
+//! Collects the parts of many requests at a shard's leader into one Raft entry.
+//!
+//! A round costs the same for one sample as for a thousand. Parts that come alone therefore wait longer
+//! for company than parts that already make an entry worth its round; while all rounds that may be in
+//! flight are, the next entry gathers on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::ErrorCode;
+use quorate_raft_log::ProposeError;
+use quorate_storage::{PartOutcome, encode_write_entry};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::api::ApiError;
+use crate::clock::Clock;
+use crate::cluster::Gate;
+use crate::shards::{ShardReplica, decode_outcome};
+
+/// The part of a full entry from which on an entry is worth its round: 16 KiB of 256 KiB, some thousand
+/// samples, whose decoding and applying cost more than the round does.
+const WORTH_A_ROUND: usize = 16;
+
+/// When an entry is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// An entry closes when its parts reach this size.
+    pub bytes: usize,
+    /// How long an entry that is worth its round stays open for more.
+    pub linger_min: Duration,
+    /// How long any entry stays open at most, unless too many are in flight.
+    pub linger_max: Duration,
+    /// Entries in flight per shard; when all are, parts gather.
+    pub in_flight: usize,
+    /// Parts waiting per shard; further ones are refused as overload.
+    pub queue: usize,
+}
+
+/// A committed and applied part.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// What apply decided.
+    pub outcome: PartOutcome,
+    /// Term of the entry.
+    pub term: u64,
+    /// Log index of the entry.
+    pub index: u64,
+}
+
+type Reply = oneshot::Sender<Result<Committed, ApiError>>;
+
+struct Submitted {
+    part: Bytes,
+    reply: Reply,
+}
+
+/// Hands parts to the batching task of one local replica.
+#[derive(Clone)]
+pub struct Batcher {
+    queue: mpsc::Sender<Submitted>,
+    limit: usize,
+    gate: Arc<Gate>,
+}
+
+impl Batcher {
+    /// Starts the batching task; it ends when the last handle is dropped.
+    pub fn start(
+        replica: Arc<ShardReplica>,
+        limits: BatchLimits,
+        clock: Arc<dyn Clock>,
+        gate: Arc<Gate>,
+    ) -> Batcher {
+        let (queue, parts) = mpsc::channel(limits.queue);
+        let task = Task {
+            replica,
+            limits,
+            clock,
+            parts,
+            gathered: VecDeque::new(),
+            bytes: 0,
+        };
+        tokio::spawn(task.run());
+        Batcher {
+            queue,
+            limit: limits.queue,
+            gate,
+        }
+    }
+
+    /// Parts waiting.
+    pub fn depth(&self) -> usize {
+        self.limit - self.queue.capacity()
+    }
+
+    /// Commits a part. It was checked to be well-formed before.
+    pub async fn submit(&self, part: Bytes) -> Result<Committed, ApiError> {
+        self.gate.check()?;
+        let (reply, outcome) = oneshot::channel();
+        self.queue
+            .try_send(Submitted { part, reply })
+            .map_err(|e| match e {
+                mpsc::error::TrySendError::Full(_) => ApiError::new(
+                    ErrorCode::Overloaded,
+                    format!("{} parts wait for this shard already; retry", self.limit),
+                ),
+                mpsc::error::TrySendError::Closed(_) => {
+                    ApiError::new(ErrorCode::NotLeader, "the shard's replica was closed; retry")
+                }
+            })?;
+        outcome.await.unwrap_or_else(|_| {
+            Err(ApiError::new(
+                ErrorCode::NotLeader,
+                "the shard's replica was closed; retry",
+            ))
+        })
+    }
+}
+
+struct Task {
+    replica: Arc<ShardReplica>,
+    limits: BatchLimits,
+    clock: Arc<dyn Clock>,
+    parts: mpsc::Receiver<Submitted>,
+    gathered: VecDeque<Submitted>,
+    bytes: usize,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut in_flight = JoinSet::new();
+        loop {
+            if self.gathered.is_empty() {
+                tokio::select! {
+                    part = self.parts.recv() => match part {
+                        Some(part) => self.push(part),
+                        None => break,
+                    },
+                    Some(_) = in_flight.join_next() => continue,
+                }
+            }
+            self.gather(Instant::now()).await;
+            while in_flight.len() >= self.limits.in_flight {
+                tokio::select! {
+                    _ = in_flight.join_next() => {}
+                    Some(part) = self.parts.recv(), if self.bytes < self.limits.bytes => self.push(part),
+                }
+            }
+            let batch = self.take();
+            in_flight.spawn(propose(self.replica.clone(), batch, self.clock.clone()));
+        }
+        while in_flight.join_next().await.is_some() {}
+    }
+
+    fn push(&mut self, part: Submitted) {
+        self.bytes += part.part.len();
+        self.gathered.push_back(part);
+    }
+
+    async fn gather(&mut self, opened: Instant) {
+        while self.bytes < self.limits.bytes {
+            let worth_it = self.bytes >= self.limits.bytes / WORTH_A_ROUND;
+            let linger = if worth_it {
+                self.limits.linger_min
+            } else {
+                self.limits.linger_max
+            };
+            match tokio::time::timeout_at(opened + linger, self.parts.recv()).await {
+                Ok(Some(part)) => self.push(part),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// The parts of the next entry: as many as fit, at least one.
+    fn take(&mut self) -> Vec<Submitted> {
+        let mut taken = Vec::with_capacity(self.gathered.len());
+        let mut bytes = 0;
+        while let Some(next) = self.gathered.front() {
+            if !taken.is_empty() && bytes + next.part.len() > self.limits.bytes {
+                break;
+            }
+            bytes += next.part.len();
+            taken.extend(self.gathered.pop_front());
+        }
+        self.bytes -= bytes;
+        taken
+    }
+}
+
+async fn propose(replica: Arc<ShardReplica>, batch: Vec<Submitted>, clock: Arc<dyn Clock>) {
+    let (parts, replies): (Vec<Bytes>, Vec<Reply>) = batch.into_iter().map(|s| (s.part, s.reply)).unzip();
+    let result = commit(&replica, &parts, clock.now_ms()).await;
+    match result {
+        Ok(committed) => {
+            for (reply, one) in replies.into_iter().zip(committed) {
+                // The requester may be gone; its samples are stored all the same.
+                let _ = reply.send(Ok(one));
+            }
+        }
+        Err(error) => {
+            for reply in replies {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+async fn commit(replica: &ShardReplica, parts: &[Bytes], now_ms: i64) -> Result<Vec<Committed>, ApiError> {
+    let entry = encode_write_entry(now_ms, parts);
+    let committed = replica
+        .group()
+        .propose(entry)
+        .await
+        .map_err(|e| propose_error(&e))?;
+    let internal = |what: String| ApiError::new(ErrorCode::Internal, what);
+    let outcomes = decode_outcome(&committed.reply)
+        .map_err(|e| internal(format!("shard {}: unreadable outcome: {e}", replica.id())))?;
+    if outcomes.len() != parts.len() {
+        return Err(internal(format!(
+            "shard {}: {} outcomes for {} parts",
+            replica.id(),
+            outcomes.len(),
+            parts.len()
+        )));
+    }
+    let (term, index) = (committed.position.term, committed.position.index);
+    Ok(outcomes
+        .into_iter()
+        .map(|outcome| Committed { outcome, term, index })
+        .collect())
+}
+
+/// Maps what the Raft group says to what clients see. None of it is the client's fault.
+pub fn propose_error(error: &ProposeError) -> ApiError {
+    let code = match error {
+        ProposeError::NotLeader { .. } => ErrorCode::NotLeader,
+        ProposeError::Overloaded { .. } => ErrorCode::Overloaded,
+        ProposeError::NoQuorum(_) => ErrorCode::NoQuorum,
+        // Too large can't be: entries close far below the limit.
+        ProposeError::TooLarge { .. } => ErrorCode::Internal,
+        ProposeError::OutcomeUnknown(_) | ProposeError::Stopped(_) => ErrorCode::NoLeader,
+    };
+    ApiError::new(code, error.to_string())
+}

@@ -1,0 +1,137 @@
+//! Which node leads a shard, as far as this node knows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+use quorate_client::balance::{BackoffOptions, Balancer, Pick, Policy};
+
+use super::Batcher;
+use crate::cluster::{CurrentView, Peers};
+use crate::shards::Shards;
+
+/// Tries of a part that wait for the local replica to hear of a leader before other nodes are asked:
+/// about one election. An election that goes on is over sooner than that; a replica that is cut off from
+/// its group, while this node reaches the rest of it, never hears of one.
+const PATIENCE: u32 = 10;
+
+/// Where a part has to go.
+pub enum Leader {
+    /// To this node's own batcher.
+    Local(Batcher),
+    /// To the node that leads.
+    Remote(u64),
+    /// To a node that may lead, or else know who does.
+    Guess(Pick<u64>),
+    /// Nobody is known to lead at the moment.
+    Unknown,
+}
+
+/// Finds leaders: from the local replica, else from what other nodes answered, else by asking the
+/// nodes that hold replicas, as `write.balance` says.
+pub struct Leaders {
+    shards: Arc<Shards>,
+    view: Arc<CurrentView>,
+    peers: Arc<Peers>,
+    hints: RwLock<HashMap<u32, u64>>,
+    balancer: Mutex<Balancer<u64>>,
+    started: Instant,
+}
+
+impl Leaders {
+    /// Over the local replicas and the current placement; `policy` chooses whom to ask for a leader.
+    pub fn new(shards: Arc<Shards>, view: Arc<CurrentView>, peers: Arc<Peers>, policy: Policy) -> Leaders {
+        let mut balancer = Balancer::new(policy, BackoffOptions::default());
+        balancer.set_targets(peers.nodes().iter().map(|n| (n.id, n.weight)));
+        Leaders {
+            shards,
+            view,
+            peers,
+            hints: RwLock::default(),
+            balancer: Mutex::new(balancer),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whom to give a part to. `attempt` counts the tries for it.
+    pub fn find(&self, shard: u32, attempt: u32) -> Leader {
+        if let Some(replica) = self.shards.get(shard) {
+            if replica.leads() {
+                return self.shards.batcher(shard).map_or(Leader::Unknown, Leader::Local);
+            }
+            match self.local_knowledge(shard) {
+                Some(node) if node != self.peers.own() => return Leader::Remote(node),
+                _ if attempt < PATIENCE => return Leader::Unknown,
+                _ => {}
+            }
+        }
+        if let Some(node) = self.hints.read().get(&shard) {
+            return Leader::Remote(*node);
+        }
+        self.guess(shard).map_or(Leader::Unknown, Leader::Guess)
+    }
+
+    fn guess(&self, shard: u32) -> Option<Pick<u64>> {
+        let view = self.view.get()?;
+        let group = view.groups.get(&shard)?;
+        let own = self.peers.own();
+        let holds = |node: &u64| *node != own && group.on(*node).is_some();
+        let mut balancer = self.balancer.lock();
+        if group
+            .replicas
+            .iter()
+            .any(|r| !balancer.targets().any(|known| *known == r.node))
+        {
+            balancer.set_targets(view.nodes.values().map(|n| (n.id, n.weight)));
+        }
+        balancer.pick_among(self.now_ms(), holds)
+    }
+
+    /// Says whether the node of a [`Leader::Guess`] answered at all.
+    pub fn guessed(&self, pick: &Pick<u64>, answered: bool) {
+        let now_ms = self.now_ms();
+        let mut balancer = self.balancer.lock();
+        match answered {
+            true => balancer.succeeded(pick),
+            false => balancer.failed(pick, now_ms, rand::random()),
+        }
+    }
+
+    /// The leading node of a shard, when the local replica or an earlier answer tells.
+    pub fn node(&self, shard: u32) -> Option<u64> {
+        self.local_knowledge(shard)
+            .or_else(|| self.hints.read().get(&shard).copied())
+    }
+
+    /// Takes a peer's word for who leads; `None` forgets what was known.
+    pub fn hint(&self, shard: u32, node: Option<u64>) {
+        match node {
+            Some(node) => self.hints.write().insert(shard, node),
+            None => self.hints.write().remove(&shard),
+        };
+    }
+
+    /// Waits until the local replica knows of another leader of `shard` than `node`. A leader that is cut
+    /// off answers nothing; its followers elect another long before a request's time is up.
+    pub async fn moved_from(&self, shard: u32, node: u64) {
+        let led_there = self.view.get().and_then(|v| v.groups.get(&shard)?.on(node));
+        match (self.shards.get(shard), led_there) {
+            (Some(replica), Some(leader)) => replica.led_by_another(leader).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn local_knowledge(&self, shard: u32) -> Option<u64> {
+        let replica = self.shards.get(shard)?;
+        let leader = replica.leader()?;
+        if leader == replica.replica() {
+            return Some(self.peers.own());
+        }
+        self.view.get()?.node_of(shard, leader)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,306 @@
+//! The way of a request through the node that received it: place, forward, resolve, reply.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_ingest::{Batch, CacheHasher, DecodeLimits};
+use quorate_proto::ErrorCode;
+use quorate_storage::PartOutcome;
+
+use super::Committed;
+use super::forward::Forwarder;
+use super::leaders::{Leader, Leaders};
+use super::place::{Name, Placed, Placer, ShardPart, refuse};
+use super::series_cache::{KnownSeries, SeriesCache};
+use crate::api::{ApiError, Refused, WriteReport};
+use crate::cluster::{CurrentView, View};
+use crate::shards::Shards;
+
+/// First and longest wait between two tries of a part.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// Rounds of "send labels": one for stale ids, one more for ids retired meanwhile.
+const LABEL_ROUNDS: u32 = 3;
+
+/// Where a part was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The shard.
+    pub shard: u32,
+    /// The ring epoch under which it was placed.
+    pub epoch: u64,
+    /// Term of the log entry.
+    pub term: u64,
+    /// Index of the log entry.
+    pub index: u64,
+    /// Samples of the part.
+    pub samples: u64,
+}
+
+/// What became of a request.
+#[derive(Debug, Default)]
+pub struct WriteOutcome {
+    /// The parts that are resolved for good.
+    pub report: WriteReport,
+    /// Where they were committed.
+    pub receipts: Vec<Receipt>,
+    /// Set when some part is not resolved; sending all again is harmless.
+    pub failure: Option<ApiError>,
+}
+
+/// The receiving side of every write frontend.
+pub struct WritePath {
+    view: Arc<CurrentView>,
+    shards: Arc<Shards>,
+    leaders: Arc<Leaders>,
+    forwarder: Forwarder,
+    cache: SeriesCache,
+    hasher: CacheHasher,
+    request_limits: DecodeLimits,
+}
+
+impl WritePath {
+    /// `request_limits` bounds whole requests; what bounds a series is replicated. `seed` is random
+    /// and fresh for each process.
+    pub fn new(
+        view: Arc<CurrentView>,
+        shards: Arc<Shards>,
+        leaders: Arc<Leaders>,
+        forwarder: Forwarder,
+        cached_series: usize,
+        request_limits: DecodeLimits,
+        seed: u128,
+    ) -> WritePath {
+        WritePath {
+            view,
+            shards,
+            leaders,
+            forwarder,
+            cache: SeriesCache::new(cached_series),
+            hasher: CacheHasher::new(seed),
+            request_limits,
+        }
+    }
+
+    /// The limits that requests are decoded under: those of one series come from the meta group.
+    pub fn decode_limits(&self) -> DecodeLimits {
+        let mut limits = self.request_limits.clone();
+        if let Some(view) = self.view.get() {
+            limits.max_labels_per_series = view.limits.max_labels as usize;
+            limits.max_label_name_bytes = view.limits.max_label_name_bytes as usize;
+            limits.max_label_value_bytes = view.limits.max_label_value_bytes as usize;
+            limits.max_metric_name_bytes = view.limits.max_label_name_bytes as usize;
+        }
+        limits
+    }
+
+    /// Series in the cache.
+    pub fn cached_series(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Stores a decoded request. Returns once every part is resolved or its time is up.
+    pub async fn write(&self, tenant: &str, batch: &Batch, deadline: Instant) -> WriteOutcome {
+        let Some(view) = self.view.get() else {
+            let failure = ApiError::new(ErrorCode::Starting, "the cluster is still forming; retry");
+            return WriteOutcome {
+                failure: Some(failure),
+                ..WriteOutcome::default()
+            };
+        };
+        self.cache.enter_epoch(view.ring.epoch());
+        let limits = self.decode_limits();
+        let placer = Placer {
+            view: &view,
+            shards: &self.shards,
+            cache: &self.cache,
+            hasher: &self.hasher,
+            limits: &limits,
+            tenant,
+        };
+        let placed = placer.place(batch);
+        let mut outcome = WriteOutcome::default();
+        outcome.report.rejections = placed.refused;
+        let parts = placed
+            .parts
+            .into_iter()
+            .map(|part| self.resolve(&placer, batch, part, deadline));
+        for part in futures_util::future::join_all(parts).await {
+            outcome.add(part);
+        }
+        outcome
+    }
+
+    /// Commits one part; series whose ids the shard does not know are sent again with labels.
+    async fn resolve(
+        &self,
+        placer: &Placer<'_>,
+        batch: &Batch,
+        mut part: ShardPart,
+        deadline: Instant,
+    ) -> WriteOutcome {
+        let mut outcome = WriteOutcome::default();
+        for _ in 0..LABEL_ROUNDS {
+            let (shard, samples) = (part.shard, part.builder.samples());
+            let committed = match self
+                .commit(placer.view, shard, part.builder.finish(), deadline)
+                .await
+            {
+                Ok(committed) => committed,
+                Err(e) => {
+                    outcome.failure = Some(e);
+                    return outcome;
+                }
+            };
+            self.learn(shard, &part.series, &committed.outcome);
+            outcome.receipts.push(Receipt {
+                shard,
+                epoch: placer.view.ring.epoch(),
+                term: committed.term,
+                index: committed.index,
+                samples,
+            });
+            outcome.report.stored += committed.outcome.stored;
+            outcome.report.duplicates += committed.outcome.duplicates;
+            for rejection in committed.outcome.rejections {
+                let reason = rejection.reason.as_str();
+                refuse(&mut outcome.report.rejections, reason, rejection.samples, || {
+                    rejection.first
+                });
+            }
+            let unknown = &committed.outcome.unknown_ids;
+            if unknown.is_empty() {
+                return outcome;
+            }
+            let again: Vec<Placed> = part
+                .series
+                .iter()
+                .filter(|s| matches!(s.name, Name::Known(id) if unknown.contains(&id)))
+                .copied()
+                .collect();
+            again.iter().for_each(|s| self.cache.remove(s.key));
+            part = placer.with_labels(batch, shard, &again);
+        }
+        let shard = part.shard;
+        let what = format!("shard {shard} asked for labels {LABEL_ROUNDS} times; retry");
+        outcome.failure = Some(ApiError::new(ErrorCode::Overloaded, what));
+        outcome
+    }
+
+    /// Takes over the ids that the shard gave to new series.
+    fn learn(&self, shard: u32, series: &[Placed], outcome: &PartOutcome) {
+        if outcome.new_ids.is_empty() {
+            return;
+        }
+        for one in series {
+            if let Name::New(ordinal) = one.name
+                && let Some(&id) = outcome.new_ids.get(ordinal as usize)
+                && id != u64::MAX
+            {
+                self.cache.insert(one.key, KnownSeries { shard, id });
+            }
+        }
+    }
+
+    /// Gets a part committed by whoever leads, through changes of leadership, until the deadline.
+    async fn commit(
+        &self,
+        view: &View,
+        shard: u32,
+        part: Bytes,
+        deadline: Instant,
+    ) -> Result<Committed, ApiError> {
+        let mut backoff = BACKOFF.0;
+        let mut attempt = 0;
+        loop {
+            let tried = match self.leaders.find(shard, attempt) {
+                Leader::Local(batcher) => {
+                    let wait = deadline.saturating_duration_since(Instant::now());
+                    tokio::time::timeout(wait, batcher.submit(part.clone()))
+                        .await
+                        .unwrap_or_else(|_| {
+                            Err(ApiError::new(
+                                ErrorCode::NoQuorum,
+                                format!("shard {shard} did not commit in time"),
+                            ))
+                        })
+                }
+                Leader::Remote(node) => self.forward(view, node, shard, part.clone(), deadline).await,
+                Leader::Guess(pick) => {
+                    let tried = self
+                        .forward(view, pick.target, shard, part.clone(), deadline)
+                        .await;
+                    let answered = |e: &ApiError| e.code == ErrorCode::NotLeader;
+                    self.leaders
+                        .guessed(&pick, tried.as_ref().err().is_none_or(answered));
+                    tried
+                }
+                Leader::Unknown => Err(ApiError::new(
+                    ErrorCode::NoLeader,
+                    format!("shard {shard} has no leader at the moment"),
+                )),
+            };
+            let error = match tried {
+                Ok(committed) => return Ok(committed),
+                Err(e) => e,
+            };
+            let over = Instant::now() + backoff >= deadline;
+            if over || !worth_another_try(error.code) {
+                return Err(error);
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+            attempt += 1;
+        }
+    }
+
+    /// Sends a part to the leader on another node. Gives up early when leadership moves meanwhile: what
+    /// the old leader did with the part is unknown then, and sending it again is harmless.
+    async fn forward(
+        &self,
+        view: &View,
+        node: u64,
+        shard: u32,
+        part: Bytes,
+        deadline: Instant,
+    ) -> Result<Committed, ApiError> {
+        let epoch = view.ring.epoch();
+        tokio::select! {
+            sent = self.forwarder.send(node, shard, epoch, part, deadline) => sent.map_err(|refused| {
+                self.leaders.hint(shard, refused.leader);
+                refused.error
+            }),
+            () = self.leaders.moved_from(shard, node) => {
+                let what = format!("shard {shard} is not led by node {node} any more");
+                Err(ApiError::new(ErrorCode::NotLeader, what))
+            }
+        }
+    }
+}
+
+/// Leadership moves within a second or so, also away from nodes that may not lead; overload does not
+/// pass by pressing on.
+fn worth_another_try(code: ErrorCode) -> bool {
+    use ErrorCode::{ClockSkew, DiskReserve, NoLeader, NotLeader, ShuttingDown, Starting};
+    matches!(
+        code,
+        NoLeader | NotLeader | Starting | ShuttingDown | DiskReserve | ClockSkew
+    )
+}
+
+impl WriteOutcome {
+    fn add(&mut self, part: WriteOutcome) {
+        self.report.stored += part.report.stored;
+        self.report.duplicates += part.report.duplicates;
+        for Refused {
+            reason,
+            samples,
+            first,
+        } in part.report.rejections
+        {
+            refuse(&mut self.report.rejections, reason, samples, || first);
+        }
+        self.receipts.extend(part.receipts);
+        self.failure = self.failure.take().or(part.failure);
+    }
+}
