@@ -148,11 +148,21 @@ impl Shard {
                 outcome.unknown_ids.push(id);
                 continue;
             };
-            let had_samples = head.newest_ms != i64::MIN;
-            let verdict = run.decide(head, id, *timestamp_ms, value.to_bits())?;
+            let bits = value.to_bits();
+            let verdict = if run.rules.in_order(*timestamp_ms, head.newest_ms) {
+                // The path of nearly every sample.
+                let first = head.newest_ms == i64::MIN;
+                head.append(*timestamp_ms, bits);
+                if !first {
+                    outcome.stored += 1;
+                    continue;
+                }
+                Verdict::Stored
+            } else {
+                run.decide(head, id, *timestamp_ms, bits)?
+            };
             match verdict {
-                Verdict::Appended if had_samples => outcome.stored += 1,
-                Verdict::Appended | Verdict::Late => {
+                Verdict::Stored => {
                     outcome.stored += 1;
                     if let Some(identity) = state.table.identity_mut(id) {
                         identity.oldest_ms = identity.oldest_ms.min(*timestamp_ms);
@@ -213,6 +223,12 @@ impl Rules {
         }
     }
 
+    /// Whether a sample is later than the series' newest and within retention and lead.
+    #[inline]
+    fn in_order(&self, timestamp_ms: i64, newest_ms: i64) -> bool {
+        timestamp_ms > newest_ms && timestamp_ms >= self.cut_ms && timestamp_ms <= self.ahead_ms
+    }
+
     fn describe(
         &self,
         reason: RejectReason,
@@ -237,8 +253,7 @@ impl Rules {
 }
 
 enum Verdict {
-    Appended,
-    Late,
+    Stored,
     Duplicate,
     Rejected(RejectReason),
 }
@@ -255,7 +270,7 @@ struct PartRun<'a> {
 }
 
 impl PartRun<'_> {
-    #[inline]
+    /// Decides a sample that [`Rules::in_order`] does not take.
     fn decide(
         &mut self,
         head: &mut Head,
@@ -268,11 +283,7 @@ impl PartRun<'_> {
             return Ok(Verdict::Rejected(RejectReason::TooOld));
         }
         if timestamp_ms > head.newest_ms {
-            if timestamp_ms > self.rules.ahead_ms {
-                return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
-            }
-            head.append(timestamp_ms, bits);
-            return Ok(Verdict::Appended);
+            return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
         }
         if timestamp_ms == head.newest_ms {
             return Ok(same_timestamp(head.newest_bits, bits));
@@ -281,7 +292,6 @@ impl PartRun<'_> {
     }
 
     /// A sample older than the series' newest: presence first, so that a resend is always harmless.
-    #[cold]
     fn decide_late(
         &mut self,
         head: &mut Head,
@@ -300,7 +310,7 @@ impl PartRun<'_> {
         }
         head.insert_late(timestamp_ms, bits);
         self.late += 1;
-        Ok(Verdict::Late)
+        Ok(Verdict::Stored)
     }
 
     fn lookup(&mut self, head: &Head, id: u64, timestamp_ms: i64) -> Result<Option<u64>, StorageError> {

@@ -16,6 +16,8 @@ pub(crate) const SAMPLES_MAX: usize = 240;
 const CODEC_XOR: u8 = 1;
 /// A window this much wider than needed is replaced although it would fit.
 const WINDOW_SLACK_BITS: u32 = 14;
+/// Room that a chunk takes at its first sample, so that it seldom grows.
+const FIRST_BYTES: usize = 64;
 /// Stands for "no window yet".
 const NO_WINDOW: u8 = 64;
 
@@ -88,6 +90,7 @@ impl OpenChunk {
     pub(crate) fn append(&mut self, timestamp_ms: i64, bits: u64) {
         if self.count == 0 {
             self.first_ms = timestamp_ms;
+            self.bytes.reserve(FIRST_BYTES);
             self.put(bits, 64);
         } else {
             let delta = timestamp_ms.wrapping_sub(self.last_ms);
@@ -116,6 +119,22 @@ impl OpenChunk {
             samples: u32::from(self.count),
             bytes: out.into(),
         }
+    }
+
+    /// The value bits at a timestamp.
+    pub(crate) fn find(&self, timestamp_ms: i64) -> Option<u64> {
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 8);
+        bytes.extend_from_slice(&self.bytes);
+        bytes.extend_from_slice(&self.pending.to_be_bytes());
+        let mut found = None;
+        let bits = BitReader { bytes: &bytes, at: 0 };
+        decode_xor(bits, usize::from(self.count), self.first_ms, |t, v| {
+            if t == timestamp_ms {
+                found = Some(v);
+            }
+            t < timestamp_ms
+        })?;
+        found
     }
 
     #[inline]
@@ -375,6 +394,12 @@ mod tests {
                 prop_assert_eq!(chunk.first_ms, part[0].0);
                 prop_assert_eq!(chunk.last_ms, part[part.len() - 1].0);
                 prop_assert_eq!(chunk.samples as usize, part.len());
+                let mut open = OpenChunk::empty();
+                for (t, v) in &part {
+                    open.append(*t, *v);
+                    prop_assert_eq!(open.find(*t), Some(*v));
+                    prop_assert_eq!(open.find(*t - 1).is_some(), part.iter().any(|s| s.0 == *t - 1));
+                }
                 back.extend(part);
             }
             prop_assert_eq!(back, samples);

@@ -6,7 +6,8 @@
 //! block u64`. Meta row: the prefix alone.
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode, MultiThreaded, Options,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode, MultiThreaded,
+    Options,
 };
 
 /// The database handle that all crates of a node share.
@@ -21,24 +22,26 @@ pub const CF_SHARD_META: &str = "shard_meta";
 
 const BLOCK_BYTES: usize = 32 * 1024;
 
-/// The column families of the store with their options.
-pub(crate) fn column_families() -> Vec<ColumnFamilyDescriptor> {
+/// The column families of the store with their options, sharing a block cache if one is given.
+pub(crate) fn column_families(cache: Option<&Cache>) -> Vec<ColumnFamilyDescriptor> {
     vec![
-        ColumnFamilyDescriptor::new(CF_CHUNKS, table_options(DBCompressionType::Zstd)),
-        ColumnFamilyDescriptor::new(CF_SERIES, table_options(DBCompressionType::Zstd)),
+        ColumnFamilyDescriptor::new(CF_CHUNKS, table_options(cache)),
+        ColumnFamilyDescriptor::new(CF_SERIES, table_options(cache)),
         ColumnFamilyDescriptor::new(CF_SHARD_META, Options::default()),
     ]
 }
 
 /// Options of an ingested family, also those that its SST files are written with.
-pub(crate) fn table_options(compression: DBCompressionType) -> Options {
+pub(crate) fn table_options(cache: Option<&Cache>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_size(BLOCK_BYTES);
     table.set_format_version(6);
-    table.set_bloom_filter(10.0, false);
+    if let Some(cache) = cache {
+        table.set_block_cache(cache);
+    }
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_compression_type(compression);
+    options.set_compression_type(DBCompressionType::Zstd);
     // Only range deletions pass through the memtable.
     options.set_write_buffer_size(1 << 20);
     options

@@ -67,7 +67,7 @@ impl Head {
     /// The value bits at a timestamp.
     pub(crate) fn lookup(&self, timestamp_ms: i64) -> Result<Option<u64>, ChunkError> {
         if !self.open.is_empty() && self.open.first_ms() <= timestamp_ms {
-            let found = find(&self.open.seal(), timestamp_ms)?;
+            let found = self.open.find(timestamp_ms);
             if found.is_some() {
                 return Ok(found);
             }

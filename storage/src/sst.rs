@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rocksdb::{DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
 
 use crate::error::StorageError;
 use crate::flushed::cf;
@@ -105,5 +105,5 @@ impl Drop for Current {
 /// The writer borrows its options for as long as it lives.
 fn options() -> &'static Options {
     static OPTIONS: OnceLock<Options> = OnceLock::new();
-    OPTIONS.get_or_init(|| table_options(DBCompressionType::Zstd))
+    OPTIONS.get_or_init(|| table_options(None))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamilyDescriptor, WriteBatch, WriteOptions};
+use rocksdb::{Cache, ColumnFamilyDescriptor, WriteBatch, WriteOptions};
 
 use crate::error::StorageError;
 use crate::flushed::cf;
@@ -29,7 +29,12 @@ pub struct Store {
 impl Store {
     /// The column families that the database has to be opened with.
     pub fn column_families() -> Vec<ColumnFamilyDescriptor> {
-        rows::column_families()
+        rows::column_families(None)
+    }
+
+    /// [`Self::column_families`] with a block cache that they share with other families of the node.
+    pub fn column_families_with_cache(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+        rows::column_families(Some(cache))
     }
 
     /// The names of [`Self::column_families`].

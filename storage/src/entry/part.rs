@@ -112,9 +112,9 @@ impl PartBuilder {
         put_u64(&mut out, self.runs.len() as u64);
         let mut expected = [0u64; 2];
         for run in &self.runs {
-            let flags = u64::from(run.ordinal) * FLAG_ORDINAL
-                | run.series_step * FLAG_SERIES_STEP
-                | run.time_step * FLAG_TIME_STEP;
+            let flags = (u64::from(run.ordinal) * FLAG_ORDINAL)
+                | (run.series_step * FLAG_SERIES_STEP)
+                | (run.time_step * FLAG_TIME_STEP);
             put_u64(&mut out, run.len << FLAG_BITS | flags);
             let expected = &mut expected[usize::from(run.ordinal)];
             put_i64(&mut out, run.first.wrapping_sub(*expected) as i64);

@@ -4,6 +4,8 @@
 //! Go's syntax is parsed here into an HIR that `regex-automata` compiles. The `regex` crate's own
 //! parser is not used: it accepts syntax that Go refuses and gives other meanings to shared syntax.
 
+mod class;
+mod escape;
 mod expand;
 mod parse;
 mod shape;

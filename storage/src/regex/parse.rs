@@ -2,9 +2,11 @@
 //!
 //! An explicit stack instead of recursion: the text's nesting never becomes our call depth.
 
-use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repetition};
 
 use super::GoRegexError;
+use super::class::{dot, posix_ranges, property_class, ranges_class};
+use super::escape::{class_char, escape};
 
 /// Highest repetition count, alone and multiplied over nested repetitions, as in Go.
 const REPEAT_MAX: u32 = 1000;
@@ -56,7 +58,7 @@ struct Parser<'p> {
     group_names: Vec<Option<String>>,
 }
 
-fn syntax(reason: &'static str, fragment: &str) -> GoRegexError {
+pub(super) fn syntax(reason: &'static str, fragment: &str) -> GoRegexError {
     GoRegexError::Syntax {
         reason,
         fragment: fragment.to_owned(),
@@ -502,51 +504,6 @@ impl<'p> Parser<'p> {
     }
 }
 
-fn posix_ranges(name: &str) -> Option<&'static [(char, char)]> {
-    Some(match name {
-        "alnum" => &[('0', '9'), ('A', 'Z'), ('a', 'z')],
-        "alpha" => &[('A', 'Z'), ('a', 'z')],
-        "ascii" => &[('\0', '\x7f')],
-        "blank" => &[('\t', '\t'), (' ', ' ')],
-        "cntrl" => &[('\0', '\x1f'), ('\x7f', '\x7f')],
-        "digit" => &[('0', '9')],
-        "graph" => &[('!', '~')],
-        "lower" => &[('a', 'z')],
-        "print" => &[(' ', '~')],
-        "punct" => &[('!', '/'), (':', '@'), ('[', '`'), ('{', '~')],
-        "space" => &[('\t', '\r'), (' ', ' ')],
-        "upper" => &[('A', 'Z')],
-        "word" => &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')],
-        "xdigit" => &[('0', '9'), ('A', 'F'), ('a', 'f')],
-        _ => return None,
-    })
-}
-
-fn property_class(property: &str, name: &str) -> Option<ClassUnicode> {
-    let hir = regex_syntax::parse(&format!("\\p{{{property}={name}}}")).ok()?;
-    match hir.into_kind() {
-        HirKind::Class(Class::Unicode(class)) => Some(class),
-        _ => None,
-    }
-}
-
-fn ranges_class(ranges: &[(char, char)]) -> ClassUnicode {
-    ClassUnicode::new(
-        ranges
-            .iter()
-            .map(|&(low, high)| ClassUnicodeRange::new(low, high)),
-    )
-}
-
-fn dot(newline: bool) -> Hir {
-    let ranges: &[(char, char)] = if newline {
-        &[('\0', char::MAX)]
-    } else {
-        &[('\0', '\x09'), ('\x0b', char::MAX)]
-    };
-    Hir::class(Class::Unicode(ranges_class(ranges)))
-}
-
 fn concat(nodes: Vec<Node>) -> Node {
     let repeat = nodes.iter().map(|n| n.repeat).max().unwrap_or(1);
     let depth = nodes.iter().map(|n| n.depth).max().unwrap_or(0);
@@ -595,69 +552,4 @@ fn count(text: &str) -> Option<(u32, &str)> {
         return None;
     }
     Some((digits.parse().unwrap_or(u32::MAX), rest))
-}
-
-fn class_char<'p>(text: &'p str, class: &'p str) -> Result<(char, &'p str), GoRegexError> {
-    let mut chars = text.chars();
-    match chars.next() {
-        None => Err(syntax("missing closing ]", class)),
-        Some('\\') => escape(text),
-        Some(c) => Ok((c, chars.as_str())),
-    }
-}
-
-/// An escaped character at the start of `text`.
-fn escape(text: &str) -> Result<(char, &str), GoRegexError> {
-    let mut chars = text[1..].chars();
-    let Some(c) = chars.next() else {
-        return Err(syntax("trailing backslash at end of expression", ""));
-    };
-    let after = chars.as_str();
-    let invalid = || syntax("invalid escape sequence", &text[..text.len() - after.len()]);
-    let plain = match c {
-        'a' => '\x07',
-        'f' => '\x0c',
-        'n' => '\n',
-        'r' => '\r',
-        't' => '\t',
-        'v' => '\x0b',
-        'x' => return hex_escape(text, after),
-        '0'..='7' => return octal_escape(c, after).ok_or_else(invalid),
-        c if c.is_ascii() && !c.is_ascii_alphanumeric() => c,
-        _ => return Err(invalid()),
-    };
-    Ok((plain, after))
-}
-
-/// `\0`, `\01`, `\123`: up to three octal digits. One digit other than 0 would be a back reference.
-fn octal_escape(first: char, after: &str) -> Option<(char, &str)> {
-    let is_octal = |b: &&u8| (b'0'..=b'7').contains(*b);
-    let more = after.as_bytes().iter().take(2).take_while(is_octal).count();
-    if first != '0' && more == 0 {
-        return None;
-    }
-    let (digits, rest) = after.split_at(more);
-    let value = digits
-        .bytes()
-        .fold(u32::from(first) - 48, |value, b| value * 8 + u32::from(b - b'0'));
-    char::from_u32(value).map(|c| (c, rest))
-}
-
-fn hex_escape<'p>(text: &'p str, after: &'p str) -> Result<(char, &'p str), GoRegexError> {
-    let (digits, rest) = match after.strip_prefix('{') {
-        Some(inner) => inner
-            .split_once('}')
-            .ok_or_else(|| syntax("invalid escape sequence", text))?,
-        None => match after.get(..2) {
-            Some(digits) => (digits, &after[2..]),
-            None => return Err(syntax("invalid escape sequence", text)),
-        },
-    };
-    let valid = !digits.is_empty() && digits.len() <= 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    u32::from_str_radix(digits, 16)
-        .ok()
-        .filter(|_| valid)
-        .and_then(char::from_u32)
-        .map(|c| (c, rest))
-        .ok_or_else(|| syntax("invalid escape sequence", &text[..text.len() - rest.len()]))
 }
