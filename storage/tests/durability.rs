@@ -218,3 +218,78 @@ fn a_dropped_replica_leaves_nothing() {
     assert_eq!(node.shard.applied(), None);
     assert_eq!(node.shard.stats().series, 0);
 }
+
+#[test]
+fn rows_of_a_flush_cut_off_by_a_crash_are_deleted() {
+    let disk = Disk::new();
+    {
+        let node = disk.open();
+        fill(&node, 50, false);
+        let pending = node.shard.begin_flush().unwrap().unwrap();
+        assert!(!disk.is_empty(&node, quorate_storage::CF_CHUNKS));
+        // Its rows never become durable.
+        drop(pending);
+    }
+    let node = disk.open();
+    assert_eq!(node.shard.durable().position, None);
+    assert!(disk.is_empty(&node, quorate_storage::CF_CHUNKS));
+    assert!(disk.is_empty(&node, quorate_storage::CF_SERIES));
+}
+
+#[test]
+fn resending_many_chunks_finds_every_sample() {
+    let disk = Disk::new();
+    let node = disk.open();
+    let entry = |add: f64| {
+        let mut part = PartBuilder::new("acme", 1);
+        let ordinal = part.series(labels(0).as_bytes());
+        for step in 0..1000 {
+            part.sample(ordinal, BASE_MS + step * 1000, step as f64 + add);
+        }
+        encode_write_entry(BASE_MS + 1_000_000, &[part.finish()])
+    };
+    let mut index = 0;
+    let mut apply = |entry: &[u8]| {
+        index += 1;
+        node.shard
+            .apply(LogPosition { term: 1, index }, entry)
+            .unwrap()
+            .parts
+            .remove(0)
+    };
+    assert_eq!(apply(&entry(0.0)).stored, 1000);
+    for flushed in [false, true] {
+        if flushed {
+            node.flush();
+        }
+        assert_eq!(apply(&entry(0.0)).duplicates, 1000);
+        let conflicting = apply(&entry(0.5));
+        assert_eq!((conflicting.stored, conflicting.duplicates), (0, 0));
+        assert_eq!(conflicting.rejections[0].samples, 1000);
+        assert!(
+            conflicting.rejections[0]
+                .first
+                .contains("another value is stored")
+        );
+    }
+}
+
+#[test]
+fn unknown_ids_ask_for_labels() {
+    let disk = Disk::new();
+    let node = disk.open();
+    fill(&node, 10, false);
+    let mut part = PartBuilder::new("other", 1);
+    part.known(1, BASE_MS, 1.0);
+    part.known(77, BASE_MS, 1.0);
+    part.known(77, BASE_MS + 1, 1.0);
+    let entry = encode_write_entry(BASE_MS, &[part.finish()]);
+    let outcome = node
+        .shard
+        .apply(LogPosition { term: 1, index: 9 }, &entry)
+        .unwrap()
+        .parts
+        .remove(0);
+    assert_eq!(outcome.unknown_ids, [1, 77], "series 1 belongs to another tenant");
+    assert_eq!(outcome.stored, 0);
+}

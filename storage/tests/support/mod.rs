@@ -46,6 +46,14 @@ impl Disk {
         let shard = store.open_shard(1, 5).unwrap();
         Node { db, store, shard }
     }
+
+    /// Whether a column family holds no row.
+    pub fn is_empty(&self, node: &Node, family: &str) -> bool {
+        let cf = node.db.cf_handle(family).unwrap();
+        let mut rows = node.db.raw_iterator_cf(&cf);
+        rows.seek_to_first();
+        !rows.valid()
+    }
 }
 
 pub struct Node {
