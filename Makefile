@@ -77,8 +77,8 @@ fix: ## Format, and let clippy repair what it can
 .PHONY: bench
 bench: ## Measure the cost of a sample, beside Prometheus and VictoriaMetrics
 	@scripts/setup.sh bench
-	@$(CARGO) build $(LOCKED) --package quorate-node
-	@$(CARGO) run $(LOCKED) --package quorate-bench --bin cost -- $(ARGS)
+	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-bench
+	@exec "$(dir $(QUORATE))cost" $(ARGS)
 
 .PHONY: setup
 setup: ## Install what building, testing and benchmarking need
