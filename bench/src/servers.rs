@@ -81,7 +81,9 @@ impl Product {
     pub fn start(self, directory: &Path) -> Result<Running> {
         let data = directory.join(self.name());
         std::fs::create_dir(&data)?;
-        let mut command = Command::new(self.program()?);
+        // The kernel kills it when the benchmark dies, however that happens.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(self.program()?);
         let address = free_address()?;
         match self {
             Product::Quorate => {

@@ -380,7 +380,7 @@ fn answer(endpoint: &Arc<str>, response: v1::InstantResponse) -> Result<Answer, 
     {
         v1::instant_response::Value::Scalar(scalar) => Value::Scalar(Sample {
             timestamp_ms: scalar.timestamp,
-            value: scalar.value,
+            value: scalar.value.unwrap_or_default(),
         }),
         v1::instant_response::Value::Vector(vector) => {
             let element = |sample: v1::VectorSample| {
@@ -388,7 +388,7 @@ fn answer(endpoint: &Arc<str>, response: v1::InstantResponse) -> Result<Answer, 
                     sample.labels.into(),
                     Sample {
                         timestamp_ms: sample.timestamp,
-                        value: sample.value,
+                        value: sample.value.unwrap_or_default(),
                     },
                 )
             };

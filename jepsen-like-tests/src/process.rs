@@ -30,7 +30,8 @@ impl Process {
     }
 
     /// Starts `command` with its standard output in `out` and its standard error in `log`.
-    pub fn spawn_with_output(name: &str, mut command: Command, out: File, log: &Path) -> Result<Process> {
+    pub fn spawn_with_output(name: &str, command: Command, out: File, log: &Path) -> Result<Process> {
+        let mut command = dying_with_this_process(&command);
         let errors = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(out).stderr(errors);
         let child = command
@@ -99,6 +100,15 @@ impl Process {
     pub fn log_tail(&self) -> String {
         tail(&self.log)
     }
+}
+
+/// The same command, run so that the kernel kills it when the thread that started it ends: nothing is left
+/// behind even by a test that is killed itself.
+fn dying_with_this_process(command: &Command) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
 }
 
 impl Drop for Process {

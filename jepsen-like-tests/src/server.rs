@@ -21,6 +21,8 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// The value of `--peers`.
     pub peers: String,
+    /// Copies of each sample.
+    pub copies: u64,
     /// Its output.
     pub log: PathBuf,
 }
@@ -36,6 +38,7 @@ impl Server {
                 grpc: ports::free_address()?,
                 data_dir: directory.join(format!("node-{id}")),
                 peers: String::new(),
+                copies: count.min(3),
                 log: directory.join(format!("node-{id}.log")),
             });
         }
@@ -55,6 +58,7 @@ impl Server {
         command.arg("server");
         command.args(["--node-id", &self.id.to_string(), "--peers", &self.peers]);
         command.args(["--http-listen", &self.http, "--grpc-listen", &self.grpc]);
+        command.args(["--replication-factor", &self.copies.to_string()]);
         command.arg("--data-dir").arg(&self.data_dir);
         Process::spawn(&format!("node {}", self.id), command, &self.log)
     }

@@ -188,7 +188,7 @@ impl Query for Service {
             Some(VectorSample {
                 labels: proto(labels),
                 timestamp: *timestamp,
-                value: f64::from_bits(*bits),
+                value: Some(f64::from_bits(*bits)),
             })
         };
         let samples = state.series.iter().filter_map(newest).collect();

@@ -49,10 +49,17 @@ fn as_nodes(servers: &[Server]) -> Vec<Node> {
 }
 
 async fn start_all(servers: &[Server]) -> Result<Vec<Process>> {
-    let processes = servers.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
-    for server in servers {
-        await_ready(&server.http, HEAL)
-            .with_context(|| quorate_jepsen_like_tests::process::tail(&server.log))?;
+    let mut processes = servers.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
+    for (server, process) in servers.iter().zip(&mut processes) {
+        let client = Http::new(&server.http, Duration::from_secs(2));
+        wait::until(format_args!("node {} to be ready", server.id), HEAL, || {
+            if let Err(ended) = process.check_running() {
+                return Ok(Err(ended));
+            }
+            let answer = client.get("/-/ready")?;
+            ensure!(answer.status == 200, "{}", answer.text());
+            Ok(Ok(()))
+        })??;
     }
     Ok(processes)
 }
@@ -92,6 +99,22 @@ async fn count(server: &Server) -> Result<u64> {
 
 async fn status(server: &Server) -> Result<StatusResponse> {
     Ok(client_of(server)?.status().await?)
+}
+
+/// The cluster that a node says it belongs to, by one quick question.
+async fn cluster_of(server: &Server) -> Option<String> {
+    let client = Client::builder().endpoint(server.grpc.as_str());
+    let client = client
+        .timeout(Duration::from_millis(500))
+        .max_attempts(1)
+        .connect()
+        .ok()?;
+    client
+        .status()
+        .await
+        .ok()
+        .map(|status| status.cluster_id)
+        .filter(|id| !id.is_empty())
 }
 
 /// Asserts that `happened` stays false for a while.
@@ -259,23 +282,14 @@ async fn wiped_nodes_do_not_found_a_second_cluster() -> Result<()> {
         std::fs::remove_dir_all(&server.data_dir)?;
     }
     let _wiped = [second.start()?, third.start()?];
-    let founded = async |server: &Server| {
-        status(server)
-            .await
-            .is_ok_and(|status| !status.cluster_id.is_empty())
-    };
     never("wiped nodes founded a cluster without the third", async || {
-        founded(second).await || founded(third).await
+        cluster_of(second).await.is_some() || cluster_of(third).await.is_some()
     })
     .await?;
     // It comes back: it alone can't tell what the others knew, so nothing may be decided anew.
     let _first = first.start()?;
     never("a second cluster", async || {
-        let other = async |server: &Server| {
-            status(server)
-                .await
-                .is_ok_and(|status| !status.cluster_id.is_empty() && status.cluster_id != id)
-        };
+        let other = async |server: &Server| cluster_of(server).await.is_some_and(|other| other != id);
         other(first).await || other(second).await || other(third).await
     })
     .await
@@ -365,11 +379,7 @@ async fn a_data_directory_has_one_owner_and_one_identity() -> Result<()> {
         !process.wait(HEAL)?.success(),
         "a second process serves the same directory"
     );
-    ensure!(
-        process.log_tail().contains("in use"),
-        "{}",
-        process.log_tail()
-    );
+    ensure!(process.log_tail().contains("in use"), "{}", process.log_tail());
     ensure!(
         Http::new(&server.http, HEAL).get("/-/ready")?.status == 200,
         "the owner was disturbed"

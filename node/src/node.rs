@@ -160,6 +160,11 @@ impl Node {
         let (states, meta_states) = watch::channel(Arc::new(MetaState::default()));
         let group_config = settings::group_config(config);
         let meta = meta_replica(&log, db, &identity, states, group_config.clone()).await?;
+        tokio::spawn(cluster::report_leader(
+            meta.group.group(),
+            meta.group.watch(),
+            view.clone(),
+        ));
         let indexes = Arc::new(ReadIndexes::new(shards.clone(), leaders.clone(), peers.clone()));
         let freshness = Arc::new(Freshness::default());
         let reader = Reader::new(
@@ -409,8 +414,8 @@ fn pending(readiness: &Readiness, view: &CurrentView, leaders: &Leaders) -> Vec<
         .get()
         .map(|v| v.shards().collect::<Vec<_>>())
         .unwrap_or_default();
-    if !shards.is_empty() && shards.iter().all(|s| leaders.node(*s).is_none()) {
-        pending.push("no shard has a leader".into());
+    if !shards.is_empty() && !shards.iter().any(|s| leaders.works(*s)) {
+        pending.push("no shard has a leader that is followed by a majority".into());
     }
     pending
 }

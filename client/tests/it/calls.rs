@@ -194,7 +194,7 @@ async fn instant_answers_are_typed_and_retried() {
             value: "up".into(),
         }],
         timestamp: 5,
-        value: 2.5,
+        value: Some(2.5),
     };
     let answer = v1::InstantResponse {
         value: Some(v1::instant_response::Value::Vector(v1::Vector {

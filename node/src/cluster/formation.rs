@@ -438,4 +438,156 @@ mod tests {
                 .contains("lacks node 9")
         );
     }
+
+    /// A node as far as formation goes: a listening server and a data directory.
+    struct Former {
+        own: NodeInfo,
+        peers: Arc<Peers>,
+        binding: Arc<Binding>,
+        readiness: Arc<Readiness>,
+        stop: tokio_util::sync::CancellationToken,
+    }
+
+    async fn listeners(count: usize) -> (Vec<tokio::net::TcpListener>, Vec<NodeInfo>) {
+        let (mut listeners, mut nodes) = (Vec::new(), Vec::new());
+        for id in 1..=count as u64 {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let grpc = listener.local_addr().unwrap().to_string();
+            nodes.push(NodeInfo {
+                id,
+                grpc,
+                http: String::new(),
+                zone: String::new(),
+                weight: 1.0,
+            });
+            listeners.push(listener);
+        }
+        (listeners, nodes)
+    }
+
+    impl Former {
+        fn start(dir: &Path, id: u64, listener: tokio::net::TcpListener, nodes: &[NodeInfo]) -> Former {
+            let peers = Peers::new(id, nodes.to_vec());
+            let binding = binding(dir, id);
+            let config = crate::config::Config::default();
+            let cells = crate::grpc::Cells {
+                peers: peers.clone(),
+                binding: binding.clone(),
+                clock: Arc::new(crate::clock::SystemClock),
+                log: Arc::default(),
+                node: Arc::default(),
+                public: crate::grpc::PublicGate::default(),
+                bytes_in_flight: crate::metrics::Metrics::new(&config).bytes_in_flight().clone(),
+                write_timeout: Duration::from_secs(1),
+                gate: Arc::default(),
+            };
+            let stop = tokio_util::sync::CancellationToken::new();
+            tokio::spawn(crate::grpc::serve(listener, cells, stop.clone()));
+            let own = nodes.iter().find(|n| n.id == id).unwrap().clone();
+            Former {
+                own,
+                peers,
+                binding,
+                readiness: Arc::default(),
+                stop,
+            }
+        }
+
+        /// Forms, and goes on founding if that is this node's part.
+        async fn form(&self) -> Identity {
+            let Former {
+                own,
+                peers,
+                binding,
+                readiness,
+                ..
+            } = self;
+            let identity = form(binding, own, peers, readiness).await.unwrap();
+            if identity.founding.is_some() {
+                bind_peers(binding.clone(), peers.clone(), readiness.clone()).await;
+            }
+            identity
+        }
+    }
+
+    #[tokio::test]
+    async fn three_empty_nodes_become_one_cluster_and_remember_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (listeners, nodes) = listeners(3).await;
+        let dir = |id: u64| tmp.path().join(id.to_string());
+        let formers: Vec<Former> = listeners
+            .into_iter()
+            .zip(1..)
+            .map(|(listener, id)| Former::start(&dir(id), id, listener, &nodes))
+            .collect();
+        let formed = futures_util::future::join_all(formers.iter().map(Former::form)).await;
+        let founders = formed.iter().filter(|i| i.founding.is_some());
+        assert_eq!(founders.map(|i| i.node_id).collect::<Vec<_>>(), [1]);
+        let replicas: Vec<_> = formed.iter().map(|i| i.meta_replica).collect();
+        assert_eq!(replicas, [Some(1), Some(2), Some(3)]);
+        assert!(
+            formed
+                .iter()
+                .all(|i| i.cluster_id == formed[0].cluster_id && i.cluster_id.len() == 32)
+        );
+        assert!(formers.iter().all(|f| f.readiness.pending().is_empty()));
+        // The founder's work is done and durable: nobody is awaited any more.
+        assert_eq!(formers[0].binding.identity().unwrap().founding, None);
+        assert!(!formers[0].binding.hello(3, 0).awaiting_caller);
+        for former in &formers {
+            former.stop.cancel();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_node_waits_for_silent_peers_and_names_them() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (mut listeners, nodes) = listeners(3).await;
+        let former = Former::start(tmp.path(), 1, listeners.remove(0), &nodes);
+        drop(listeners);
+        let waits = async {
+            while former.readiness.pending().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            identity = former.form() => panic!("formed alone: {identity:?}"),
+            () = waits => {}
+        }
+        let waits = former.readiness.pending().join("\n");
+        assert!(
+            waits.contains(&nodes[1].grpc) && waits.contains(&nodes[2].grpc),
+            "{waits}"
+        );
+        assert_eq!(former.binding.identity(), None);
+        former.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn an_empty_node_that_meets_a_cluster_never_founds_another() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (mut listeners, nodes) = listeners(2).await;
+        // Node 2 has a cluster but no log to admit anybody by; node 1 would be the founder.
+        let bound = Former::start(&tmp.path().join("2"), 2, listeners.remove(1), &nodes);
+        bound.binding.found(&found("a")).unwrap();
+        bound.peers.set_cluster_id("a");
+        let empty = Former::start(&tmp.path().join("1"), 1, listeners.remove(0), &nodes);
+        let asked_to_join = async {
+            while !empty
+                .readiness
+                .pending()
+                .iter()
+                .any(|wait| wait.contains("meta group to answer"))
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            identity = empty.form() => panic!("formed: {identity:?}"),
+            () = asked_to_join => {}
+        }
+        assert_eq!(empty.binding.identity(), None);
+        empty.stop.cancel();
+        bound.stop.cancel();
+    }
 }

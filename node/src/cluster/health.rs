@@ -1,5 +1,6 @@
 //! Conditions under which a node must not lead or take writes: a full disk, a clock that is off.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -88,8 +89,9 @@ pub async fn watch_disk(gate: Arc<Gate>, dir: PathBuf, reserve_bytes: u64, stop:
 }
 
 /// Compares clocks with all peers until cancelled. The calls also keep the peer table's idea of who
-/// answers up to date.
+/// answers up to date, and changes of that are logged.
 pub async fn watch_clock(gate: Arc<Gate>, peers: Arc<Peers>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    let mut reachable: BTreeMap<u64, bool> = BTreeMap::new();
     loop {
         let calls = peers.others().into_iter().map(|node| {
             let (peers, clock) = (&peers, &clock);
@@ -107,6 +109,14 @@ pub async fn watch_clock(gate: Arc<Gate>, peers: Arc<Peers>, clock: Arc<dyn Cloc
             .collect();
         ahead_ms.push(0);
         gate.skew_ms.store(median(&mut ahead_ms), Ordering::Relaxed);
+        for node in peers.others() {
+            let now = peers.reachable(node);
+            match reachable.insert(node, now) {
+                Some(true) if !now => tracing::warn!(node, "a peer does not answer"),
+                None | Some(false) if now => tracing::info!(node, "a peer answers"),
+                _ => {}
+            }
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(CHECK) => {}

@@ -24,6 +24,6 @@ pub use peers::{
 };
 pub use readiness::Readiness;
 pub use reconcile::{hand_over, reconcile};
-pub use supervisor::{MetaReplica, Supervisor, SupervisorParts, open_meta};
+pub use supervisor::{MetaReplica, Supervisor, SupervisorParts, open_meta, report_leader};
 pub use transport::Transport;
 pub use view::{CurrentView, View};

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_raft_log::{GroupConfig, GroupId, ReplicaId};
+use quorate_raft_log::{GroupConfig, GroupId, GroupStatus, ReplicaId};
 use quorate_storage::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -155,6 +155,7 @@ impl Supervisor {
             .log
             .open_group(shard, replica, machine, parts.group_config.clone())
             .await?;
+        tokio::spawn(report_leader(group.group(), group.watch(), parts.view.clone()));
         parts.shards.insert(ShardReplica::new(
             shard,
             replica,
@@ -192,6 +193,28 @@ pub(super) async fn found(group: Group, voters: Vec<ReplicaId>, first: bool) {
     }
     if let Err(e) = group.initialize(&voters).await {
         tracing::warn!(group = group.group(), error = %e, "founding a group did not work; another founder may have been faster");
+    }
+}
+
+/// Logs who leads a group, as it changes, until the group is closed.
+pub async fn report_leader(group: GroupId, mut status: watch::Receiver<GroupStatus>, view: Arc<CurrentView>) {
+    let mut known = None;
+    while status.changed().await.is_ok() {
+        let (leader, term) = {
+            let status = status.borrow_and_update();
+            (status.leader, status.term)
+        };
+        if leader == known {
+            continue;
+        }
+        known = leader;
+        match leader {
+            Some(replica) => {
+                let node = view.get().and_then(|view| view.node_of(group, replica));
+                tracing::info!(group, term, replica, node, "a leader was elected");
+            }
+            None => tracing::info!(group, term, "no leader is known"),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ section! {
         /// Allows listening beyond this machine although nothing is encrypted or authenticated yet.
         pub insecure: bool = false,
         /// What is logged: off, error, warn, info, debug, trace, or by module: info,quorate_node=debug.
-        pub log_level: LogFilter = LogFilter("info,openraft=warn".into()),
+        pub log_level: LogFilter = LogFilter("info,openraft=error".into()),
         /// How log lines look: text or json.
         pub log_format: LogFormat = LogFormat::Text,
         /// Most HTTP connections at a time; more wait to be accepted.
@@ -121,9 +121,10 @@ section! {
         pub read_body_timeout: Duration = Duration::from_secs(10),
         /// Size at which a leader closes a batch and proposes it.
         pub batch_bytes: ByteSize = ByteSize(256 << 10),
-        /// Shortest time a batch stays open for more samples, when writes are frequent.
+        /// How long a write waits for company at its leader while nothing of the shard is in flight.
         pub linger_min: Duration = Duration::from_millis(1),
-        /// Longest time a batch stays open, when a write comes alone.
+        /// How long the next batch gathers while earlier ones are in flight: a round costs the same for
+        /// many samples as for few.
         pub linger_max: Duration = Duration::from_millis(20),
     }
 }

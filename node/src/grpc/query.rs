@@ -103,7 +103,7 @@ impl Query for QueryService {
         let value = match answer.value {
             Value::Scalar { timestamp_ms, value } => instant_response::Value::Scalar(v1::ScalarValue {
                 timestamp: timestamp_ms,
-                value,
+                value: Some(value),
             }),
             Value::String { timestamp_ms, value } => instant_response::Value::String(v1::StringValue {
                 timestamp: timestamp_ms,
@@ -114,7 +114,7 @@ impl Query for QueryService {
                 let samples = samples.into_iter().map(|s| v1::VectorSample {
                     labels: labels(&s.labels),
                     timestamp: s.timestamp_ms,
-                    value: s.value,
+                    value: Some(s.value),
                 });
                 instant_response::Value::Vector(v1::Vector {
                     samples: samples.collect(),

@@ -108,3 +108,52 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(deadline: Instant) -> Session {
+        Session {
+            tenant: "t".into(),
+            promise: Promise::Bounded(Duration::from_secs(1)),
+            deadline,
+            shards: vec![1, 2],
+            min_applied: BTreeMap::from([(1, 7)]),
+            done: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn repeated_reads_of_a_shard_are_reported_as_one_that_spans_them() {
+        let session = session(Instant::now() + Duration::from_secs(60));
+        let read = |shard, node, applied_before, applied_after, staleness_ms| ShardRead {
+            shard,
+            node,
+            applied_before,
+            applied_after,
+            staleness_ms,
+        };
+        session.note(read(2, 1, 5, 6, Some(10)));
+        session.note(read(1, 1, 9, 9, Some(0)));
+        session.note(read(2, 3, 4, 8, Some(40)));
+        let report = session.report();
+        assert_eq!(report.level, ReadLevel::Bounded);
+        assert_eq!(
+            report.shards,
+            [read(1, 1, 9, 9, Some(0)), read(2, 3, 4, 8, Some(40))]
+        );
+        assert_eq!((session.min_applied(1), session.min_applied(2)), (7, 0));
+    }
+
+    #[test]
+    fn time_that_is_up_is_a_timeout() {
+        let late = session(Instant::now());
+        assert_eq!(late.remaining().map_err(|e| e.code), Err(ErrorCode::Timeout));
+        assert!(
+            session(Instant::now() + Duration::from_secs(60))
+                .remaining()
+                .is_ok()
+        );
+    }
+}

@@ -1,8 +1,8 @@
 //! Collects the parts of many requests at a shard's leader into one Raft entry.
 //!
-//! A round costs the same for one sample as for a thousand. Parts that come alone therefore wait longer
-//! for company than parts that already make an entry worth its round; while all rounds that may be in
-//! flight are, the next entry gathers on.
+//! A round costs the same for one sample as for a thousand. A part that comes alone waits for company
+//! only briefly; while entries are in flight the next one gathers, until they are through, it is worth a
+//! round of its own, or its parts have waited long enough.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ const WORTH_A_ROUND: usize = 16;
 pub struct BatchLimits {
     /// An entry closes when its parts reach this size.
     pub bytes: usize,
-    /// How long an entry that is worth its round stays open for more.
+    /// How long an entry stays open for more while none is in flight, or when it is worth its round.
     pub linger_min: Duration,
-    /// How long any entry stays open at most, unless too many are in flight.
+    /// How long an entry stays open at most while others are in flight, unless they are too many.
     pub linger_max: Duration,
     /// Entries in flight per shard; when all are, parts gather.
     pub in_flight: usize,
@@ -131,7 +131,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let mut in_flight = JoinSet::new();
+        let mut in_flight: JoinSet<()> = JoinSet::new();
         loop {
             if self.gathered.is_empty() {
                 tokio::select! {
@@ -142,7 +142,7 @@ impl Task {
                     Some(_) = in_flight.join_next() => continue,
                 }
             }
-            self.gather(Instant::now()).await;
+            self.gather(Instant::now(), &mut in_flight).await;
             while in_flight.len() >= self.limits.in_flight {
                 tokio::select! {
                     _ = in_flight.join_next() => {}
@@ -160,17 +160,20 @@ impl Task {
         self.gathered.push_back(part);
     }
 
-    async fn gather(&mut self, opened: Instant) {
+    async fn gather(&mut self, opened: Instant, in_flight: &mut JoinSet<()>) {
         while self.bytes < self.limits.bytes {
             let worth_it = self.bytes >= self.limits.bytes / WORTH_A_ROUND;
-            let linger = if worth_it {
-                self.limits.linger_min
-            } else {
-                self.limits.linger_max
+            let linger = match worth_it || in_flight.is_empty() {
+                true => self.limits.linger_min,
+                false => self.limits.linger_max,
             };
-            match tokio::time::timeout_at(opened + linger, self.parts.recv()).await {
-                Ok(Some(part)) => self.push(part),
-                Ok(None) | Err(_) => return,
+            tokio::select! {
+                part = self.parts.recv() => match part {
+                    Some(part) => self.push(part),
+                    None => return,
+                },
+                Some(_) = in_flight.join_next() => {}
+                () = tokio::time::sleep_until(opened + linger) => return,
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_client::balance::{BackoffOptions, Balancer, Pick, Policy};
@@ -15,6 +15,9 @@ use crate::shards::Shards;
 /// about one election. An election that goes on is over sooner than that; a replica that is cut off from
 /// its group, while this node reaches the rest of it, never hears of one.
 const PATIENCE: u32 = 10;
+
+/// A leader that a majority has acknowledged within this time does its work.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where a part has to go.
 pub enum Leader {
@@ -104,6 +107,19 @@ impl Leaders {
             .or_else(|| self.hints.read().get(&shard).copied())
     }
 
+    /// Whether a shard has a leader that, as far as this node can tell, does its work.
+    pub fn works(&self, shard: u32) -> bool {
+        match self.node(shard) {
+            Some(node) if node != self.peers.own() => self.peers.reachable(node),
+            Some(_) => self.shards.get(shard).is_some_and(|replica| {
+                let status = replica.group().status();
+                let alone = status.voters.iter().all(|set| set.len() == 1);
+                alone || status.quorum_ack_age.is_some_and(|age| age < FOLLOWED_WITHIN)
+            }),
+            None => false,
+        }
+    }
+
     /// Takes a peer's word for who leads; `None` forgets what was known.
     pub fn hint(&self, shard: u32, node: Option<u64>) {
         match node {
@@ -133,5 +149,75 @@ impl Leaders {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::cluster::meta::test_cluster;
+    use crate::cluster::{Gate, View};
+    use crate::config::WriteConfig;
+    use crate::write::BatchLimits;
+
+    /// Node 9 holds no replica; nodes 1 to 3 hold shard 1.
+    fn leaders(policy: Policy) -> Leaders {
+        let mut cluster = test_cluster();
+        cluster.nodes.get_mut(&1).unwrap().weight = 2.0;
+        let mut own = cluster.nodes[&1].clone();
+        own.id = 9;
+        let peers = Peers::new(9, [own]);
+        let view = Arc::new(CurrentView::default());
+        view.set(Arc::new(View::new(&cluster).unwrap()));
+        let limits = BatchLimits::new(&WriteConfig::default());
+        let shards = Shards::new(limits, Arc::new(SystemClock), Arc::new(Gate::default()));
+        Leaders::new(shards, view, peers, policy)
+    }
+
+    fn guesses(leaders: &Leaders, count: usize) -> Vec<u64> {
+        let guess = |attempt: usize| match leaders.find(1, attempt as u32) {
+            Leader::Guess(pick) => {
+                leaders.guessed(&pick, true);
+                pick.target
+            }
+            _ => panic!("nothing is known"),
+        };
+        let mut targets: Vec<u64> = (0..count).map(guess).collect();
+        targets.sort_unstable();
+        targets
+    }
+
+    #[test]
+    fn without_any_knowledge_holders_are_asked_by_policy() {
+        assert_eq!(guesses(&leaders(Policy::RoundRobin), 6), [1, 1, 2, 2, 3, 3]);
+        assert_eq!(guesses(&leaders(Policy::Weighted), 8), [1, 1, 1, 1, 2, 2, 3, 3]);
+        assert!(matches!(leaders(Policy::RoundRobin).find(7, 0), Leader::Unknown));
+    }
+
+    #[test]
+    fn holders_that_do_not_answer_are_avoided() {
+        let leaders = leaders(Policy::RoundRobin);
+        let Leader::Guess(first) = leaders.find(1, 0) else {
+            panic!("nothing is known")
+        };
+        leaders.guessed(&first, false);
+        let others = guesses(&leaders, 4);
+        assert!(
+            !others.contains(&first.target),
+            "{others:?} after {first:?} failed"
+        );
+    }
+
+    #[test]
+    fn a_hint_holds_until_it_is_taken_back() {
+        let leaders = leaders(Policy::RoundRobin);
+        leaders.hint(1, Some(2));
+        assert!(matches!(leaders.find(1, 0), Leader::Remote(2)));
+        assert_eq!(leaders.node(1), Some(2));
+        assert!(!leaders.works(1), "node 2 never answered");
+        leaders.hint(1, None);
+        assert!(matches!(leaders.find(1, 0), Leader::Guess(_)));
+        assert_eq!(leaders.node(1), None);
     }
 }

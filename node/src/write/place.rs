@@ -216,3 +216,163 @@ pub(super) fn refuse(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use crate::clock::SystemClock;
+    use crate::cluster::meta::test_cluster;
+    use crate::cluster::{Gate, View};
+    use crate::config::WriteConfig;
+    use crate::write::BatchLimits;
+    use quorate_ring::{Ring, ShardWeight, shard_key};
+    use quorate_storage::{Labels, check_part};
+
+    const SHARDS: u32 = 8;
+
+    struct Bench {
+        view: View,
+        shards: Arc<Shards>,
+        cache: SeriesCache,
+        hasher: CacheHasher,
+        limits: DecodeLimits,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let mut cluster = test_cluster();
+            let weights: Vec<_> = (1..=SHARDS)
+                .map(|shard| ShardWeight { shard, weight: 1.0 })
+                .collect();
+            cluster.ring = Ring::build(1, 8, &weights).unwrap().encode();
+            let limits = BatchLimits::new(&WriteConfig::default());
+            Bench {
+                view: View::new(&cluster).unwrap(),
+                shards: Shards::new(limits, Arc::new(SystemClock), Arc::new(Gate::default())),
+                cache: SeriesCache::new(1_000),
+                hasher: CacheHasher::new(7),
+                limits: DecodeLimits::DEFAULT,
+            }
+        }
+
+        fn placer<'a>(&'a self, tenant: &'a str) -> Placer<'a> {
+            let Bench {
+                view,
+                shards,
+                cache,
+                hasher,
+                limits,
+            } = self;
+            Placer {
+                view,
+                shards,
+                cache,
+                hasher,
+                limits,
+                tenant,
+            }
+        }
+    }
+
+    fn batch(series: &[Vec<(&str, &str)>]) -> Batch {
+        let mut batch = Batch::default();
+        for labels in series {
+            batch
+                .push_series(
+                    labels.iter().copied(),
+                    [(1, 1.0), (2, 2.0)],
+                    &DecodeLimits::DEFAULT,
+                )
+                .unwrap();
+        }
+        batch
+    }
+
+    #[test]
+    fn every_series_goes_to_the_shard_of_its_key() {
+        let bench = Bench::new();
+        let names: Vec<String> = (0..100).map(|n| format!("m{n}")).collect();
+        // The order of labels as they came is kept in the request, not in the key.
+        let series: Vec<_> = names
+            .iter()
+            .map(|n| vec![("job", "a"), ("__name__", n.as_str())])
+            .collect();
+        let placed = bench.placer("t").place(&batch(&series));
+        assert!(placed.refused.is_empty());
+        let mut seen = 0;
+        for part in placed.parts {
+            for one in &part.series {
+                let metric = names[one.position as usize].as_str();
+                let labels = Labels::from_pairs([("__name__", metric), ("job", "a")]).unwrap();
+                let key = shard_key("t", Some("a"), None, Some(metric), labels.as_bytes(), 8);
+                assert_eq!(bench.view.ring.shard_of_key(key), part.shard);
+                seen += 1;
+            }
+            let (samples, bytes) = (part.series.len() as u64 * 2, part.builder.finish());
+            let info = check_part(&bytes).unwrap();
+            assert_eq!((info.samples, info.ring_epoch), (samples, 1));
+        }
+        assert_eq!(seen, names.len());
+    }
+
+    #[test]
+    fn known_series_travel_as_ids_until_their_labels_are_asked_for() {
+        let bench = Bench::new();
+        let request = batch(&[vec![("__name__", "up")]]);
+        let placer = bench.placer("t");
+        let first = placer.place(&request).parts.remove(0);
+        assert_eq!(first.series[0].name, Name::New(0));
+        let known = KnownSeries {
+            shard: first.shard,
+            id: 42,
+        };
+        bench.cache.insert(first.series[0].key, known);
+        let second = placer.place(&request).parts.remove(0);
+        assert_eq!(
+            (second.shard, second.series[0].name),
+            (first.shard, Name::Known(42))
+        );
+        assert!(second.builder.finish().len() < first.builder.finish().len());
+        let again = placer.with_labels(&request, second.shard, &second.series);
+        assert_eq!(again.series[0].name, Name::New(0));
+        assert_eq!(again.builder.samples(), 2);
+    }
+
+    #[test]
+    fn tenants_do_not_share_ids() {
+        let bench = Bench::new();
+        let request = batch(&[vec![("__name__", "up")]]);
+        let part = bench.placer("t").place(&request).parts.remove(0);
+        bench.cache.insert(
+            part.series[0].key,
+            KnownSeries {
+                shard: part.shard,
+                id: 42,
+            },
+        );
+        let other = bench.placer("u").place(&request).parts.remove(0);
+        assert_eq!(other.series[0].name, Name::New(0));
+    }
+
+    #[test]
+    fn bad_series_are_refused_by_reason_and_the_rest_is_kept() {
+        let bench = Bench::new();
+        let series = vec![
+            vec![("__name__", "good")],
+            vec![("job", "a")],
+            vec![("job", "b")],
+            vec![("__name__", "x"), ("a", "1"), ("a", "2")],
+        ];
+        let placed = bench.placer("t").place(&batch(&series));
+        let kept: usize = placed.parts.iter().map(|p| p.series.len()).sum();
+        assert_eq!(kept, 1);
+        let refused: BTreeMap<_, _> = placed.refused.iter().map(|r| (r.reason, r.samples)).collect();
+        assert_eq!(
+            refused,
+            BTreeMap::from([("missing_metric_name", 4), ("duplicate_label_name", 2)])
+        );
+    }
+}
