@@ -96,11 +96,11 @@ section! {
     /// The consensus protocol.
     pub struct RaftConfig {
         /// How often a leader tells its followers that it is alive.
-        pub heartbeat_interval: Duration = Duration::from_millis(100),
+        pub heartbeat_interval: Duration = Duration::from_millis(75),
         /// A follower that hears nothing starts an election after a random time, at least this long…
-        pub election_timeout_min: Duration = Duration::from_millis(300),
+        pub election_timeout_min: Duration = Duration::from_millis(250),
         /// …and at most this long.
-        pub election_timeout_max: Duration = Duration::from_millis(450),
+        pub election_timeout_max: Duration = Duration::from_millis(375),
     }
 }
 

@@ -250,12 +250,12 @@ fn each_contradiction_is_named_with_its_line() {
         ),
         (
             ONE,
-            "raft:\n  election_timeout_max: 300ms\n",
-            "q.yaml:4:3: raft.election_timeout_max: expected raft.election_timeout_min to be less than raft.election_timeout_max, found 300ms (default) and 300ms",
+            "raft:\n  election_timeout_max: 250ms\n",
+            "q.yaml:4:3: raft.election_timeout_max: expected raft.election_timeout_min to be less than raft.election_timeout_max, found 250ms (default) and 250ms",
         ),
         (
             ONE,
-            "write:\n  request_timeout: 400ms\n",
+            "write:\n  request_timeout: 300ms\n",
             "q.yaml:4:3: write.request_timeout: expected raft.election_timeout_max to be less than write.request_timeout",
         ),
         (

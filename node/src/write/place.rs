@@ -307,7 +307,7 @@ mod tests {
             for one in &part.series {
                 let metric = names[one.position as usize].as_str();
                 let labels = Labels::from_pairs([("__name__", metric), ("job", "a")]).unwrap();
-                let key = shard_key("t", Some("a"), None, Some(metric), labels.as_bytes(), 8);
+                let key = shard_key("t", Some("a"), None, metric, labels.as_bytes(), 8);
                 assert_eq!(bench.view.ring.shard_of_key(key), part.shard);
                 seen += 1;
             }
