@@ -47,6 +47,7 @@ pub struct Node {
     queries: Queries,
     write: Arc<WriteFrontend>,
     log: RaftLog,
+    db: Arc<Db>,
     meta: MetaReplica,
     gate: Arc<Gate>,
     readiness: Arc<Readiness>,
@@ -159,7 +160,7 @@ impl Node {
         let leaders = Arc::new(leaders);
         let (states, meta_states) = watch::channel(Arc::new(MetaState::default()));
         let group_config = settings::group_config(config);
-        let meta = meta_replica(&log, db, &identity, states, group_config.clone()).await?;
+        let meta = meta_replica(&log, db.clone(), &identity, states, group_config.clone()).await?;
         tokio::spawn(cluster::report_leader(
             meta.group.group(),
             meta.group.watch(),
@@ -201,6 +202,7 @@ impl Node {
             leaders,
             reader,
             log: log.clone(),
+            db,
             meta,
             gate: gate.clone(),
             readiness: readiness.clone(),
@@ -396,7 +398,10 @@ impl Core for Node {
     fn close(&self) -> BoxFuture<'_, Result<(), String>> {
         async move {
             self.log.shutdown().await;
-            Ok(())
+            // RocksDB's threads must not outlive its statics: the process exits soon after this.
+            let db = self.db.clone();
+            let stopped = tokio::task::spawn_blocking(move || db.cancel_all_background_work(true)).await;
+            stopped.map_err(|e| e.to_string())
         }
         .boxed()
     }
