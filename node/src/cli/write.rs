@@ -19,7 +19,7 @@ const MAX_REQUEST_SAMPLES: usize = 10_000;
 /// Wrong lines that are listed before giving up.
 const MAX_LISTED_ERRORS: usize = 10;
 
-/// Store samples read from stdin, in Prometheus's text format: name{label="value"} value [milliseconds]
+/// Store samples read from stdin, in Prometheus's text format: name, labels, value, and milliseconds if known
 #[derive(Debug, Args)]
 pub struct WriteArgs {
     /// The time of samples without one: RFC 3339 or Unix seconds. Default: now.

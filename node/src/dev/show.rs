@@ -74,18 +74,19 @@ pub(super) fn overview(dir: &Path, cluster: &ClusterFile, progress: &Progress) -
     } else {
         format!(" --endpoint {}", first.grpc)
     };
+    let quorate = program();
     for (what, command) in [
         (
             "query",
             format!(
-                "quorate query 'rate(node_cpu_seconds_total{{mode!=\"idle\"}}[1m])' --range 15m{endpoint}"
+                "{quorate} query 'rate(node_cpu_seconds_total{{mode!=\"idle\"}}[1m])' --range 15m{endpoint}"
             ),
         ),
         (
             "over HTTP",
             format!("curl 'http://{}/api/v1/query?query=up'", first.http),
         ),
-        ("look at it", format!("quorate cluster status{endpoint}")),
+        ("look at it", format!("{quorate} cluster status{endpoint}")),
         ("kill a node", format!("kill -9 {}", last.pid)),
         ("restart it", restart_command(dir, last.id)),
         (
@@ -105,7 +106,22 @@ pub(super) fn restart_command(dir: &Path, id: u64) -> String {
     } else {
         format!(" --dir {}", quoted(dir))
     };
-    format!("quorate dev restart{dir_flag} {id}")
+    format!("{} dev restart{dir_flag} {id}", program())
+}
+
+/// How a shell calls this binary: by its name if that is what `PATH` finds, else by its path.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else {
+        return "quorate".into();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("quorate"))
+        .find(|file| file.is_file());
+    match found.and_then(|file| file.canonicalize().ok()) {
+        Some(file) if own.canonicalize().is_ok_and(|own| own == file) => "quorate".into(),
+        _ => quoted(&own),
+    }
 }
 
 /// Whether the commands find the cluster in `dir` by themselves.
@@ -152,7 +168,7 @@ mod tests {
         for part in [
             "meta 2",
             "kill -9 102",
-            r"quorate dev restart --dir '/it'\''s here' 2",
+            r" dev restart --dir '/it'\''s here' 2",
             "--endpoint 127.0.0.1:51",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
