@@ -36,6 +36,8 @@ debootstrap --variant=minbase --include=ca-certificates,git,make,gcc,libc6-dev b
     || { tail -20 "$root.log" >&2; exit 1; }
 rm -f "$root.log"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
+# Behind a proxy with a certificate of its own, trust what this machine trusts.
+cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 mkdir -p "$root/root/.rustup" "$root/root/.cargo/bin"
