@@ -23,7 +23,7 @@ repo=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 root=$(mktemp -d "${TMPDIR:-/var/tmp}/quorate-fresh.XXXXXX")
 
 clean_up() {
-    for mount in proc dev root/.rustup root/.cargo/bin; do
+    for mount in proc dev home/stranger/.rustup home/stranger/.cargo/bin; do
         umount -l "$root/$mount" 2>/dev/null || true
     done
     [ "$keep" = yes ] && { echo "kept: $root"; return; }
@@ -40,29 +40,31 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
-mkdir -p "$root/root/.rustup" "$root/root/.cargo/bin"
-mount --bind "${RUSTUP_HOME:-$HOME/.rustup}" "$root/root/.rustup"
-mount --bind "${CARGO_HOME:-$HOME/.cargo}/bin" "$root/root/.cargo/bin"
-git clone -q --no-hardlinks "$repo" "$root/root/quorate"
+home=/home/stranger
+mkdir -p "$root$home/.rustup" "$root$home/.cargo/bin"
+mount --bind "${RUSTUP_HOME:-$HOME/.rustup}" "$root$home/.rustup"
+mount --bind "${CARGO_HOME:-$HOME/.cargo}/bin" "$root$home/.cargo/bin"
+git clone -q --no-hardlinks "$repo" "$root$home/quorate"
+log=$root$home/run.log
 
 inside() {
-    chroot "$root" /usr/bin/env -i HOME=/root PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive bash -c "cd /root/quorate && $1"
+    chroot "$root" /usr/bin/env -i HOME=$home PATH=$home/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive bash -c "cd $home/quorate && $1"
 }
 
 if [ "$what" != test ]; then
     echo "== make run"
     began=$SECONDS
-    inside 'make run' >"$root/root/run.log" 2>&1 &
+    inside 'make run' >"$log" 2>&1 &
     job=$!
     # Up when the cluster file names the nodes; the table with the commands follows at once.
-    until grep -q "quorate query" "$root/root/run.log"; do
-        kill -0 "$job" 2>/dev/null || { tail -40 "$root/root/run.log" >&2; exit 1; }
+    until grep -q "quorate query" "$log"; do
+        kill -0 "$job" 2>/dev/null || { tail -40 "$log" >&2; exit 1; }
         sleep 1
     done
     echo "make run: the cluster was up after $((SECONDS - began)) s"
-    tail -40 "$root/root/run.log"
-    pkill -INT -f "^/root/.cache/quorate/target/debug/quorate dev" || true
+    tail -40 "$log"
+    pkill -INT -f "^$home/.cache/quorate/target/debug/quorate dev" || true
     wait "$job" || true
 fi
 if [ "$what" != run ]; then

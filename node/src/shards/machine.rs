@@ -26,7 +26,7 @@ impl ShardMachine {
 }
 
 /// `raft-log` and `storage` don't know each other; their positions are the same two numbers.
-pub fn to_storage(position: LogPosition) -> quorate_storage::LogPosition {
+fn to_storage(position: LogPosition) -> quorate_storage::LogPosition {
     quorate_storage::LogPosition {
         term: position.term,
         index: position.index,
@@ -34,7 +34,7 @@ pub fn to_storage(position: LogPosition) -> quorate_storage::LogPosition {
 }
 
 /// See [`to_storage`].
-pub fn to_raft(position: quorate_storage::LogPosition) -> LogPosition {
+fn to_raft(position: quorate_storage::LogPosition) -> LogPosition {
     LogPosition {
         term: position.term,
         index: position.index,

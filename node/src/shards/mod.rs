@@ -6,6 +6,6 @@ mod outcome;
 mod replica;
 
 pub use flush::{FlushPolicy, flush, flush_meta, run_flushes};
-pub use machine::{ShardMachine, to_raft, to_storage};
+pub use machine::ShardMachine;
 pub use outcome::{decode_outcome, encode_outcome};
 pub use replica::{ShardReplica, Shards};
