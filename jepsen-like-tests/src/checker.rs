@@ -219,6 +219,7 @@ pub fn check_reads(history: &[Operation]) -> Vec<Violation> {
         let promised_us = match level {
             Level::Linearizable => Some(*began_us),
             Level::Bounded => began_us.checked_sub(BOUND_US),
+            Level::Local => None,
         };
         let Some(promised_us) = promised_us else { continue };
         for (writer, times) in &acked {
@@ -378,11 +379,13 @@ mod tests {
                 shard: 1,
                 term,
                 index,
+                ..Receipt::default()
             },
             Receipt {
                 shard: 2,
                 term: 1,
                 index,
+                ..Receipt::default()
             },
         ];
         (
@@ -391,6 +394,7 @@ mod tests {
             Action::Write {
                 batch: batch(index),
                 receipts,
+                counts: None,
                 error: None,
             },
         )
@@ -426,6 +430,7 @@ mod tests {
             Action::Write {
                 batch,
                 receipts: Vec::new(),
+                counts: None,
                 error: None,
             },
         )

@@ -219,7 +219,9 @@ mod tests {
                     shard,
                     term,
                     index: ms,
+                    ..Receipt::default()
                 }],
+                counts: None,
                 error: None,
             },
         )

@@ -95,6 +95,7 @@ async fn one_in_each_shard(client: &Client, shards: u32, recorder: &Recorder) ->
             Action::Write {
                 batch,
                 receipts: Vec::new(),
+                counts: None,
                 error: None,
             },
         );
@@ -140,6 +141,7 @@ async fn write_steadily(
             Action::Write {
                 batch,
                 receipts: Vec::new(),
+                counts: None,
                 error: None,
             },
         );
@@ -196,6 +198,7 @@ async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, Client
     let read = match level {
         Level::Linearizable => ReadLevel::Linearizable,
         Level::Bounded => ReadLevel::Bounded(Duration::from_micros(BOUND_US)),
+        Level::Local => ReadLevel::Local,
     };
     // At the server's now: its clock is that of this machine, where the samples got their times.
     let answer = client

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cluster::{Node, client_of_all};
-use crate::history::{Action, Receipt, Recorder, Stage};
+use crate::history::{Action, Counts, Receipt, Recorder, Stage};
 use crate::http::Http;
 use crate::remote_write::{self, TimeSeries};
 use crate::values::{Batch, Entry};
@@ -207,15 +207,23 @@ pub fn conclude(batch: Batch, result: Result<WriteResult, ClientError>, recorder
         Ok(result) => {
             let receipt = |receipt: &quorate_client::Receipt| Receipt {
                 shard: receipt.shard,
+                epoch: receipt.epoch,
                 term: receipt.term,
                 index: receipt.index,
+                samples: receipt.samples,
             };
             let receipts = result.receipts.iter().map(receipt).collect();
+            let counts = Counts {
+                stored: result.samples_stored,
+                duplicate: result.samples_duplicate,
+                refused: Vec::new(),
+            };
             recorder.record(
                 Stage::Ok,
                 Action::Write {
                     batch,
                     receipts,
+                    counts: Some(counts),
                     error: None,
                 },
             );
@@ -270,6 +278,7 @@ fn write(batch: Batch, error: Option<String>) -> Action {
     Action::Write {
         batch,
         receipts: Vec::new(),
+        counts: None,
         error,
     }
 }

@@ -10,6 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::Batch;
 
+mod fault;
+mod read;
+
+pub use fault::{FaultKind, Phase};
+pub use read::{
+    Answer, BOUND_US, Form, Level, Matcher, Pattern, Question, Read, STEPS, SeriesPoints, ShardRead,
+};
+
 /// A line of the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
@@ -50,6 +58,9 @@ pub enum Action {
         /// Where it was committed, if the protocol tells.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         receipts: Vec<Receipt>,
+        /// What the server says that it did with the samples, if the protocol tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counts: Option<Counts>,
         /// Why it was not acknowledged.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
@@ -69,6 +80,44 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// A question to the model's answer; recorded when it ended.
+    Read(Box<Read>),
+    /// What a run set out to do. A run in which a wished fault never happened proves nothing.
+    Plan {
+        /// What everything random in the run comes from.
+        seed: u64,
+        /// Kinds of faults that must happen.
+        wished: Vec<FaultKind>,
+    },
+    /// A fault; written to disk before it is injected, and after it is healed.
+    Fault {
+        /// The same at its begin and its end.
+        id: u64,
+        /// Which.
+        kind: FaultKind,
+        /// Begin or end.
+        phase: Phase,
+        /// Nodes that it hits.
+        victims: Vec<u64>,
+        /// For people.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+        /// Shards that lose their leader by it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        orphaned: Vec<Orphan>,
+    },
+    /// Who leads, looked at about once a second.
+    Leaders {
+        /// Shard, the node that leads it if any is known, and the term.
+        leaders: Vec<(u32, Option<u64>, u64)>,
+    },
+    /// A process of a node ended, and no fault did it.
+    Crash {
+        /// Which node.
+        node: u64,
+        /// How, with the end of its log.
+        detail: String,
+    },
     /// SIGKILL of a node; recorded just before.
     Kill {
         /// The victim.
@@ -84,28 +133,34 @@ pub enum Action {
 }
 
 /// Where a part of a batch was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The shard.
     pub shard: u32,
+    /// Ring epoch that placed it there.
+    #[serde(default)]
+    pub epoch: u64,
     /// Raft term of the log entry.
     pub term: u64,
     /// Raft index of the log entry.
     pub index: u64,
+    /// How many samples.
+    #[serde(default)]
+    pub samples: u64,
 }
 
-/// The promise of a read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Everything acknowledged before it began.
-    Linearizable,
-    /// Nothing older than [`BOUND_US`].
-    Bounded,
+/// What became of the samples of one attempt that was answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Newly stored.
+    pub stored: u64,
+    /// There already, with the same bits.
+    #[serde(default)]
+    pub duplicate: u64,
+    /// Refused for good: reasons with numbers of samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(String, u64)>,
 }
-
-/// Staleness that [`Level::Bounded`] allows here.
-pub const BOUND_US: u64 = 10_000_000;
 
 /// A shard that lost its leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +318,45 @@ mod tests {
         Action::Write {
             batch: batch(number),
             receipts: Vec::new(),
+            counts: None,
+            error: None,
+        }
+    }
+
+    fn a_read() -> Read {
+        let series = SeriesPoints {
+            writer: 4,
+            number: 2,
+            points: vec![(12, u64::MAX), (13, 0x7ff0_0000_0000_0002)],
+        };
+        let shard = ShardRead {
+            shard: 3,
+            node: 1,
+            before: 17,
+            after: 18,
+            staleness_ms: Some(0),
+        };
+        Read {
+            session: 1,
+            node: 2,
+            level: Level::Local,
+            began_us: 5,
+            question: Question {
+                form: Form::Samples,
+                matchers: vec![Matcher {
+                    label: "job".into(),
+                    negated: true,
+                    pattern: Pattern::Prefix("lo".into()),
+                }],
+                after_ms: -1,
+                until_ms: 20,
+            },
+            answer: Some(Answer {
+                series: vec![series],
+                strangers: Vec::new(),
+                number: Some(0.1),
+            }),
+            shards: vec![shard],
             error: None,
         }
     }
@@ -273,14 +367,17 @@ mod tests {
         recorder.record(Stage::Invoke, write(4));
         let receipts = vec![Receipt {
             shard: 3,
+            epoch: 1,
             term: 2,
             index: u64::MAX,
+            samples: 1,
         }];
         recorder.record(
             Stage::Ok,
             Action::Write {
                 batch: batch(4),
                 receipts,
+                counts: None,
                 error: None,
             },
         );
@@ -304,6 +401,22 @@ mod tests {
             },
         );
         recorder.record(Stage::Info, Action::Restart { node: 2 });
+        let (id, kind, detail) = (7, FaultKind::PowerCutAll, "all at once".to_owned());
+        for phase in [Phase::Begin, Phase::End] {
+            let (victims, orphaned, detail) = (vec![1, 2, 3], Vec::new(), detail.clone());
+            let fault = Action::Fault {
+                id,
+                kind,
+                phase,
+                victims,
+                detail,
+                orphaned,
+            };
+            recorder.record(Stage::Info, fault);
+        }
+        let leaders = vec![(1, Some(3), 9), (2, None, 4)];
+        recorder.record(Stage::Info, Action::Leaders { leaders });
+        recorder.record(Stage::Ok, Action::Read(Box::new(a_read())));
         let mut text = Vec::new();
         write_lines(&recorder.operations(), &mut text).unwrap();
         let first: serde_json::Value =
