@@ -16,6 +16,7 @@ pub mod prometheus;
 pub mod readback;
 pub mod remote_write;
 pub mod report;
+pub mod report_html;
 pub mod server;
 pub mod turn;
 pub mod values;
