@@ -132,6 +132,12 @@ have_certificates || {
 if [[ $need != build ]]; then
     want prometheus prometheus
     want prometheus-node-exporter prometheus-node-exporter
+    # Nodes in network namespaces with disks of their own, see jepsen-like-tests/src/bed.
+    want ip iproute2
+    want nft nftables
+    want mkfs.ext4 e2fsprogs
+    want losetup mount
+    want nsenter util-linux
 fi
 if [[ $need == bench ]]; then
     want victoria-metrics victoria-metrics

@@ -4,6 +4,7 @@
 //! outcome ([`history`]), breaks things, heals them, reads everything back ([`readback`]) and judges
 //! ([`checker`], [`failover`]). An outcome that is not known counts as neither stored nor lost.
 
+pub mod bed;
 pub mod checker;
 pub mod cluster;
 pub mod failover;

@@ -1,0 +1,503 @@
+//! The bed on which clusters suffer: real nodes, each in a network namespace of its own, with its data on a disk
+//! of its own that can lose power, and a clock and `fsync` that can lie.
+//!
+//! The orchestrator, which is the test's process, stays outside of the namespaces and reaches the nodes through
+//! the wire ([`Peer::Clients`]). Whatever it made is removed when the [`Bed`] is dropped, and also when the
+//! orchestrator is killed: a shell that outlives it cleans up. Two beds can be in use side by side.
+
+mod bridge;
+mod capability;
+mod cgroup;
+mod command;
+mod damage;
+mod disk;
+mod host;
+mod names;
+mod network;
+mod options;
+mod reaper;
+mod shim;
+mod switch;
+mod tap;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, Signal};
+
+use self::cgroup::CpuGroup;
+use self::disk::{Disk, Image};
+use self::host::{Host, Launch, State};
+use self::names::Names;
+use self::network::Network;
+use self::reaper::Reaper;
+use self::shim::Control;
+use crate::cluster::Node;
+use crate::process;
+
+pub use self::disk::power_off;
+pub use self::options::{
+    BedOptions, Clock, DiskFault, Disturbance, Faked, Medium, Peer, Rot, Switched, Wire,
+};
+
+/// Every node has an address of its own, so all use the same ports.
+const HTTP_PORT: u16 = 7400;
+const GRPC_PORT: u16 = 7401;
+/// How long an orderly end of all nodes may take.
+const STOP: Duration = Duration::from_secs(60);
+
+/// A cluster on its bed.
+#[derive(Debug)]
+pub struct Bed {
+    hosts: Vec<Host>,
+    network: Option<Network>,
+    names: Names,
+    binary: PathBuf,
+    reaper: Reaper,
+}
+
+impl Bed {
+    /// Why no bed can be made on this machine; `None` if it can.
+    pub fn missing() -> Option<String> {
+        capability::missing()
+    }
+
+    /// Makes namespaces, wire and disks, and starts the nodes. Doesn't wait for them.
+    pub fn start(options: BedOptions) -> Result<Bed> {
+        let bed = Bed::prepare(&options)?;
+        bed.hosts
+            .iter()
+            .try_for_each(|host| host.start(&bed.binary, &[]))?;
+        Ok(bed)
+    }
+
+    /// As [`Bed::start`], but starts no node.
+    pub fn prepare(options: &BedOptions) -> Result<Bed> {
+        options.check()?;
+        let binary = match options.binary.as_os_str().is_empty() {
+            true => process::quorate_binary()?,
+            false => options.binary.clone(),
+        };
+        let ids: Vec<u64> = (1..).take(options.nodes).collect();
+        let names = Names::reserve()?;
+        let images = match options.medium {
+            Medium::Memory => names.in_memory(),
+            Medium::Disk => names.on_disk(),
+        };
+        let mut bed = Bed {
+            hosts: Vec::new(),
+            network: None,
+            reaper: Reaper::start(&names, &ids, &images, options.keep)?,
+            binary,
+            names,
+        };
+        // From here on, whatever fails, dropping the bed removes what there is.
+        std::fs::create_dir(&images).with_context(|| images.display().to_string())?;
+        let library = shim::compile(&bed.names.directory)?;
+        bed.network = Some(Network::create(&bed.names, &ids, options.network, options.seed)?);
+        for id in &ids {
+            bed.hosts
+                .push(host(*id, &ids, &bed.names, &images, &library, options)?);
+        }
+        Ok(bed)
+    }
+
+    /// Ends all nodes that run in order, which must succeed, and removes everything.
+    pub fn stop(mut self) -> Result<()> {
+        let running = self.hosts.iter().filter(|host| self.is_running(host.id));
+        let running: Vec<&Host> = running.collect();
+        // All at once: one after another, the last would be without a majority.
+        at_once(&running, |host| host.stop(STOP))?;
+        self.remove()
+    }
+
+    /// The nodes as clients see them.
+    pub fn nodes(&self) -> Vec<Node> {
+        let node = |host: &Host| {
+            let state = host.lock();
+            Node {
+                id: host.id,
+                pid: state.pid,
+                http: host.http.clone(),
+                grpc: host.grpc.clone(),
+                dir: host.data(&state),
+            }
+        };
+        self.hosts.iter().map(node).collect()
+    }
+
+    /// Ids of the nodes, from 1.
+    pub fn ids(&self) -> Vec<u64> {
+        self.hosts.iter().map(|host| host.id).collect()
+    }
+
+    /// Where logs are, and the mounted disks.
+    pub fn directory(&self) -> &Path {
+        &self.names.directory
+    }
+
+    /// The ends of all logs.
+    pub fn logs(&self) -> String {
+        let log = |host: &Host| format!("--- node {}\n{}\n", host.id, process::tail(&host.log));
+        self.hosts.iter().map(log).collect()
+    }
+
+    /// The file with all that a node has said.
+    pub fn log(&self, id: u64) -> Result<PathBuf> {
+        Ok(self.host(id)?.log.clone())
+    }
+
+    fn host(&self, id: u64) -> Result<&Host> {
+        let host = self.hosts.iter().find(|host| host.id == id);
+        host.with_context(|| format!("no node {id}"))
+    }
+
+    fn hosts(&self, ids: &[u64]) -> Result<Vec<&Host>> {
+        ids.iter().map(|id| self.host(*id)).collect()
+    }
+
+    fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the bed has no network")
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        for host in &self.hosts {
+            host.lock().kill()?;
+        }
+        if let Some(network) = &self.network {
+            network.stop();
+        }
+        self.reaper.finish()
+    }
+}
+
+/// Deaths and starts.
+impl Bed {
+    /// SIGKILL. Returns when the process is gone. Nothing if it is already.
+    pub fn kill(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().kill()
+    }
+
+    /// SIGKILL to all nodes at once. Returns when all are gone.
+    pub fn kill_all(&self) -> Result<()> {
+        let hosts: Vec<&Host> = self.hosts.iter().collect();
+        at_once(&hosts, |host| host.lock().kill())
+    }
+
+    /// Starts a node that doesn't run. Doesn't wait for it.
+    pub fn start_node(&self, id: u64) -> Result<()> {
+        self.start_node_with(id, &[])
+    }
+
+    /// As [`Bed::start_node`], with more environment for this time only.
+    pub fn start_node_with(&self, id: u64, environment: &[(String, String)]) -> Result<()> {
+        self.host(id)?.start(&self.binary, environment)
+    }
+
+    /// As [`Bed::start_node`], with another binary for this time only.
+    pub fn start_node_as(&self, id: u64, binary: &Path) -> Result<()> {
+        self.host(id)?.start(binary, &[])
+    }
+
+    /// SIGTERM; the process must end with status 0 within `limit`.
+    pub fn stop_node(&self, id: u64, limit: Duration) -> Result<()> {
+        self.host(id)?.stop(limit)
+    }
+
+    /// Whether its process has not ended; it may be paused.
+    pub fn is_running(&self, id: u64) -> bool {
+        self.host(id)
+            .is_ok_and(|host| host.lock().running_pid(id).is_ok())
+    }
+
+    /// How the last process of a node that doesn't run has ended.
+    pub fn exit_of(&self, id: u64) -> Option<String> {
+        let mut state = self.host(id).ok()?.lock();
+        state.look();
+        state.last_exit.map(host::describe)
+    }
+
+    /// Waits until the process of a node has ended by itself, and says how.
+    pub fn await_exit(&self, id: u64, limit: Duration) -> Result<String> {
+        Ok(host::describe(self.host(id)?.await_end(limit)?))
+    }
+
+    /// SIGSTOP. Returns when none of its threads runs.
+    pub fn pause(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().pause(id)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().signal(id, Signal::CONT)
+    }
+}
+
+/// Scarcity.
+impl Bed {
+    /// Leaves a node `percent` of one processor, also after restarts.
+    pub fn starve_cpu(&self, id: u64, percent: u32) -> Result<()> {
+        let mut state = self.host(id)?.lock();
+        let pid = state.running_pid(id)?;
+        state.cpu.limit(pid, percent)
+    }
+
+    /// Ends [`Bed::starve_cpu`].
+    pub fn feed_cpu(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().cpu.lift()
+    }
+
+    /// Lets the process open files only while it has fewer than `most`, until it ends.
+    pub fn limit_files(&self, id: u64, most: u64) -> Result<()> {
+        self.host(id)?.lock().limit(id, Resource::Nofile, Some(most))
+    }
+
+    /// Ends [`Bed::limit_files`].
+    pub fn unlimit_files(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().limit(id, Resource::Nofile, None)
+    }
+
+    /// Files that the process has open.
+    pub fn open_files(&self, id: u64) -> Result<u64> {
+        let pid = self.host(id)?.lock().running_pid(id)?;
+        Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+    }
+
+    /// Lets the process take `headroom_bytes` of address space more than it has, until it ends.
+    pub fn limit_memory(&self, id: u64, headroom_bytes: u64) -> Result<()> {
+        let mut state = self.host(id)?.lock();
+        let pid = state.running_pid(id)?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let size = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+        let kib: u64 = size.context("no VmSize")?.parse()?;
+        state.limit(id, Resource::As, Some(kib * 1024 + headroom_bytes))
+    }
+
+    /// Ends [`Bed::limit_memory`].
+    pub fn unlimit_memory(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().limit(id, Resource::As, None)
+    }
+
+    /// Takes the disk's space but for about `leave_bytes`.
+    pub fn fill_disk(&self, id: u64, leave_bytes: u64) -> Result<()> {
+        self.host(id)?.lock().disk.fill(leave_bytes)
+    }
+
+    /// Ends [`Bed::fill_disk`].
+    pub fn free_disk(&self, id: u64) -> Result<()> {
+        self.host(id)?.lock().disk.free()
+    }
+
+    /// Free space of a node's disk.
+    pub fn free_bytes(&self, id: u64) -> Result<u64> {
+        self.host(id)?.lock().disk.free_bytes()
+    }
+}
+
+/// Power and damage.
+impl Bed {
+    /// Cuts the power of all these nodes at once. What they had not synced is gone. They stay down, their disks
+    /// mounted, until they are started. Nodes that were down before lose what their kernel still held.
+    pub fn power_cut(&self, ids: &[u64]) -> Result<()> {
+        let hosts = self.hosts(ids)?;
+        let mut states: Vec<_> = hosts.iter().map(|host| (host.id, host.lock())).collect();
+        // First nobody acts any more; else one could tell another of what is about to be lost.
+        for (id, state) in &mut states {
+            if state.running_pid(*id).is_ok() {
+                state.pause(*id)?;
+            }
+        }
+        states.iter().try_for_each(|(_, state)| state.disk.power_off())?;
+        states.iter_mut().try_for_each(|(_, state)| state.kill())?;
+        drop(states);
+        at_once(&hosts, |host| host.lock().disk.power_on())
+    }
+
+    /// Replaces a disk by an empty one. The node must be down.
+    pub fn wipe(&self, id: u64) -> Result<()> {
+        let mut state = self.host(id)?.lock();
+        state.ensure_down(id)?;
+        state.disk.wipe()
+    }
+
+    /// Cuts bytes off the end of the newest log, as if they had never reached the disk, and says what was done.
+    /// The node must be down.
+    pub fn tear_log_tail(&self, id: u64, bytes: u64) -> Result<String> {
+        let host = self.host(id)?;
+        let mut state = host.lock();
+        state.ensure_down(id)?;
+        damage::tear_log_tail(&host.data(&state), bytes)
+    }
+
+    /// Flips bits in a file, the same ones for the same seed, and says which. The node must be down.
+    pub fn rot(&self, id: u64, what: Rot, seed: u64) -> Result<String> {
+        let host = self.host(id)?;
+        let mut state = host.lock();
+        state.ensure_down(id)?;
+        damage::rot(&host.data(&state), what, seed)
+    }
+}
+
+/// The wire.
+impl Bed {
+    /// Drops all that the first of each pair sends to the second, besides what is cut already. Pairs are one-way.
+    pub fn cut(&self, pairs: &[(Peer, Peer)]) -> Result<()> {
+        self.network()?.cut(pairs)
+    }
+
+    /// Ends the cuts of these pairs alone.
+    pub fn heal(&self, pairs: &[(Peer, Peer)]) -> Result<()> {
+        self.network()?.heal(pairs)
+    }
+
+    /// Ends all cuts and brings all links up.
+    pub fn heal_network(&self) -> Result<()> {
+        self.network()?.heal_all()
+    }
+
+    /// Unplugs a node.
+    pub fn link_down(&self, id: u64) -> Result<()> {
+        self.network()?.set_link(self.host(id)?.id, false)
+    }
+
+    /// Plugs it in again. Its cuts stay.
+    pub fn link_up(&self, id: u64) -> Result<()> {
+        self.network()?.set_link(self.host(id)?.id, true)
+    }
+
+    /// Disturbs all links, or one; [`Wire::Switch`] only. Replaces what was said of the same before.
+    pub fn disturb(&self, links: Disturbance) -> Result<()> {
+        self.network()?.disturb(links)
+    }
+
+    /// Ends all disturbances.
+    pub fn calm(&self) -> Result<()> {
+        self.network()?.calm();
+        Ok(())
+    }
+
+    /// What the switch has done to frames so far; all 0 with [`Wire::Bridge`].
+    pub fn switched(&self) -> Switched {
+        match &self.network {
+            Some(Network::Switch(switch)) => switch.counts(),
+            _ => Switched::default(),
+        }
+    }
+}
+
+/// Lies.
+impl Bed {
+    /// Sets what a node takes for the time, at once, also while it is down and after restarts.
+    pub fn clock(&self, id: u64, clock: Clock) -> Result<()> {
+        self.host(id)?.lock().control.set_clock(clock)
+    }
+
+    /// Sets what happens to a node's syncs and writes, at once, also while it is down and after restarts.
+    pub fn disk_fault(&self, id: u64, fault: DiskFault) -> Result<()> {
+        let mut state = self.host(id)?.lock();
+        let device = state.disk.number()?;
+        state.control.set_device(device)?;
+        state.control.set_disk(fault)
+    }
+
+    /// What disk faults have really done to a node so far.
+    pub fn faked(&self, id: u64) -> Result<Faked> {
+        self.host(id)?.lock().control.faked()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        if let Err(error) = self.remove() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Makes a node's disk and files.
+fn host(
+    id: u64,
+    ids: &[u64],
+    names: &Names,
+    images: &Path,
+    library: &Path,
+    options: &BedOptions,
+) -> Result<Host> {
+    let image = Image::path_in(images, id);
+    let disk = Disk::create(&image, names.mountpoint(id), options.medium, options.disk_mib)?;
+    let control_path = names.file(id, ".faults");
+    let address = |port| format!("{}:{port}", names.node_address(id));
+    let mut environment = options.environment.clone();
+    environment.push(("LD_PRELOAD".to_owned(), library.display().to_string()));
+    environment.push((
+        "QUORATE_SHIM_CONTROL".to_owned(),
+        control_path.display().to_string(),
+    ));
+    let state = State {
+        control: Control::create(&control_path)?,
+        cpu: CpuGroup::new(&names.base(), id),
+        running: None,
+        pid: 0,
+        last_exit: None,
+        disk,
+    };
+    let launch = Launch {
+        namespace: names.namespace_path(id),
+        arguments: arguments(id, ids, names, options),
+        environment,
+    };
+    let addresses = (address(HTTP_PORT), address(GRPC_PORT));
+    Ok(Host::new(id, addresses, names.file(id, ".log"), launch, state))
+}
+
+fn arguments(id: u64, ids: &[u64], names: &Names, options: &BedOptions) -> Vec<String> {
+    let at = |node, port| format!("{}:{port}", names.node_address(node));
+    let peers: Vec<String> = ids
+        .iter()
+        .map(|peer| format!("{peer}={}", at(*peer, GRPC_PORT)))
+        .collect();
+    let data = names.mountpoint(id).join("data");
+    let mut settings = vec![
+        ("node_id".to_owned(), id.to_string()),
+        ("peers".to_owned(), peers.join(",")),
+        ("http_listen".to_owned(), at(id, HTTP_PORT)),
+        ("grpc_listen".to_owned(), at(id, GRPC_PORT)),
+        ("data_dir".to_owned(), data.display().to_string()),
+        ("insecure".to_owned(), "true".to_owned()),
+    ];
+    let given = |key: &str| options.settings.iter().any(|(name, _)| name == key);
+    if !given("replication_factor") {
+        settings.push(("replication_factor".to_owned(), ids.len().min(3).to_string()));
+    }
+    // The default is as much as a whole disk of ours.
+    if !given("disk_reserve_bytes") {
+        settings.push((
+            "disk_reserve_bytes".to_owned(),
+            format!("{}", options.disk_mib << 20 >> 4),
+        ));
+    }
+    settings.extend(options.settings.iter().cloned());
+    let flag = |(key, value): &(String, String)| format!("--{}={value}", key.replace(['.', '_'], "-"));
+    std::iter::once("server".to_owned())
+        .chain(settings.iter().map(flag))
+        .collect()
+}
+
+/// Does something to several nodes in parallel.
+fn at_once(hosts: &[&Host], act: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = hosts.iter().map(|host| scope.spawn(|| act(host))).collect();
+        for thread in running {
+            let outcome = thread.join();
+            ensure!(outcome.is_ok(), "a thread panicked");
+            outcome.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    })
+}
