@@ -8,7 +8,7 @@ use quorate_client::{Client, GroupChecksum, LabelOptions, ReadLevel};
 
 use crate::checker::{self, Verdict, Violation};
 use crate::cluster::{Node, client_of};
-use crate::history::{Operation, Outcomes};
+use crate::history::{Operation, Outcomes, Recorder};
 use crate::values::{Entry, SeriesId};
 use crate::wait;
 
@@ -33,6 +33,19 @@ pub async fn judge(nodes: &[Node], level: ReadLevel, history: &[Operation]) -> R
     verdict.blame_all(checker::check_terms(history));
     verdict.blame_all(checker::check_reads(history));
     Ok(verdict)
+}
+
+/// Judges a run whose faults are healed and whose load has stopped: replicas are the same, every node returns
+/// everything at every level, and the history contradicts nothing.
+///
+/// An error means that the cluster could not be judged, not that it did wrong.
+pub async fn final_check(nodes: &[Node], recorder: &Recorder, limit: Duration) -> Result<Verdict> {
+    compare_replicas(nodes, limit).await?;
+    let history = recorder.operations();
+    let linearizable = judge(nodes, ReadLevel::Linearizable, &history).await?;
+    let local = judge(nodes, ReadLevel::Local, &history).await?;
+    recorder.flush()?;
+    Ok(worse(linearizable, local))
 }
 
 fn worse(left: Verdict, right: Verdict) -> Verdict {

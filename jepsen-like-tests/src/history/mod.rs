@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -11,12 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::values::Batch;
 
 mod fault;
+mod file;
 mod read;
+mod recorder;
+mod zstd;
 
 pub use fault::{FaultKind, Phase};
+pub use file::{Recorded, read_file};
 pub use read::{
     Answer, BOUND_US, Form, Level, Matcher, Pattern, Question, Read, STEPS, SeriesPoints, ShardRead,
 };
+pub use recorder::Recorder;
 
 /// A line of the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,79 +172,6 @@ pub struct Orphan {
     pub shard: u32,
     /// The term of the leader it lost.
     pub term: u64,
-}
-
-/// Collects operations of concurrent clients.
-#[derive(Debug, Clone)]
-pub struct Recorder {
-    started: Instant,
-    operations: Arc<Mutex<Vec<Operation>>>,
-}
-
-impl Default for Recorder {
-    fn default() -> Self {
-        Recorder {
-            started: Instant::now(),
-            operations: Arc::default(),
-        }
-    }
-}
-
-impl Recorder {
-    /// Microseconds since the start.
-    pub fn now_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Adds an operation, at its time.
-    pub fn record(&self, stage: Stage, action: Action) {
-        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
-        // The time is taken under the lock, so that times grow with the index.
-        let (index, time_us) = (operations.len() as u64, self.now_us());
-        operations.push(Operation {
-            index,
-            time_us,
-            stage,
-            action,
-        });
-    }
-
-    /// Whether some operation since `from` (an index) satisfies `wanted`.
-    pub fn any_since(&self, from: usize, wanted: impl Fn(&Operation) -> bool) -> bool {
-        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
-        operations.iter().skip(from).any(wanted)
-    }
-
-    /// How many operations since `from` (an index) satisfy `wanted`.
-    pub fn count_since(&self, from: usize, wanted: impl Fn(&Operation) -> bool) -> usize {
-        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
-        operations
-            .iter()
-            .skip(from)
-            .filter(|operation| wanted(operation))
-            .count()
-    }
-
-    /// How many operations there are.
-    pub fn len(&self) -> usize {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
-    }
-
-    /// Whether nothing was recorded.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All operations so far.
-    pub fn operations(&self) -> Vec<Operation> {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
 }
 
 /// What is known about each batch.

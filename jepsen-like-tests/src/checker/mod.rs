@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
-use crate::history::{Action, BOUND_US, Level, Operation, Outcomes, Stage};
+use crate::history::{Action, BOUND_US, Level, Operation, Outcomes, Stage, read_file};
 use crate::values::{Batch, Entry, SeriesId};
 
 /// Violations kept word for word; the others are counted.
@@ -51,6 +52,25 @@ pub enum Violation {
     },
 }
 
+impl Violation {
+    /// The rule that is broken, as reports and tables name it.
+    pub fn checker(&self) -> &'static str {
+        match self {
+            Violation::Lost(_) => "lost",
+            Violation::Invented(_) => "invented",
+            Violation::Altered { .. } => "altered",
+            Violation::Repeated(_) => "repeated",
+            Violation::UnknownSeries(_) => "unknown_series",
+            Violation::TwoTerms { .. } => "two_terms",
+            Violation::Stale {
+                level: Level::Linearizable,
+                ..
+            } => "stale_linearizable",
+            Violation::Stale { .. } => "stale_bounded",
+        }
+    }
+}
+
 /// What came out.
 #[derive(Debug, Default, Clone)]
 pub struct Verdict {
@@ -66,6 +86,8 @@ pub struct Verdict {
     pub invented: u64,
     /// All violations.
     pub violations: u64,
+    /// Violations by the name of the rule.
+    pub by_checker: BTreeMap<&'static str, u64>,
     /// The first of them.
     pub shown: Vec<Violation>,
 }
@@ -74,6 +96,7 @@ impl Verdict {
     /// Adds a violation.
     pub fn blame(&mut self, violation: Violation) {
         self.violations += 1;
+        *self.by_checker.entry(violation.checker()).or_default() += 1;
         match violation {
             Violation::Lost(_) => self.lost += 1,
             Violation::Invented(_) | Violation::UnknownSeries(_) => self.invented += 1,
@@ -104,6 +127,19 @@ impl fmt::Display for Verdict {
             self.acked, self.lost, self.invented, self.violations, self.unknown_stored, self.unknown_absent
         )
     }
+}
+
+/// Judges a history by itself, without a cluster: everything that its own lines can show to be wrong.
+pub fn check_history(history: &[Operation]) -> Verdict {
+    let mut verdict = Verdict::default();
+    verdict.blame_all(check_terms(history));
+    verdict.blame_all(check_reads(history));
+    verdict
+}
+
+/// Judges a file of a recorder by itself.
+pub fn check_file(path: &Path) -> anyhow::Result<Verdict> {
+    Ok(check_history(&read_file(path)?.operations))
 }
 
 /// Samples: acknowledged ⊆ found ⊆ acknowledged ∪ unknown, with the bits that were sent, each (series, time) once.
