@@ -90,7 +90,9 @@ impl WriteFrontend {
                 let outcome = self
                     .store("remote_write_1", &caller.tenant, &batch, caller.deadline)
                     .await;
+                let refused = !outcome.report.rejections.is_empty();
                 match outcome.failure {
+                    Some(_) if refused && mutant!("drop_400_for_retryable") => Ok(outcome.report),
                     Some(failure) => Err(failure),
                     None => Ok(outcome.report),
                 }

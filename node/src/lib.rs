@@ -1,12 +1,15 @@
 //! The quorate node: configuration, frontends, and the assembly of log, storage and query into one
 //! process.
 
+#[macro_use]
+mod fault;
 pub mod api;
 mod bootstrap;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod collector;
+pub mod command_line;
 pub mod config;
 pub mod dev;
 mod duration;
@@ -23,6 +26,9 @@ pub mod server;
 mod settings;
 pub mod shards;
 pub mod write;
+
+#[cfg(feature = "mutants")]
+pub use fault::check as check_faults;
 
 /// The one database of a node.
 pub type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;

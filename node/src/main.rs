@@ -1,65 +1,8 @@
-//! The `quorate` binary: reads the command line and hands over.
+//! The `quorate` binary.
 
-use std::process::ExitCode;
+#[cfg(feature = "mutants")]
+compile_error!("`quorate` never contains planted bugs: build `--bin quorate-mutant` with this feature");
 
-use clap::{Parser, Subcommand};
-use quorate_node::config::ServerArgs;
-use quorate_node::{cli, dev, node, server};
-
-/// A metrics database that keeps every acknowledged sample on a majority of its nodes.
-#[derive(Debug, Parser)]
-#[command(name = "quorate", version, about, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run a node.
-    Server(ServerArgs),
-    /// Check a configuration file, or print an example of one.
-    Check(cli::check::CheckArgs),
-    /// Run a cluster on this machine, to try things out.
-    Dev(dev::DevArgs),
-    /// Evaluate a PromQL expression.
-    Query(cli::query::QueryArgs),
-    /// List the series that match selectors.
-    Series(cli::series::SeriesArgs),
-    /// List label names, or the values of one.
-    Labels(cli::labels::LabelsArgs),
-    /// Send samples in the text exposition format.
-    Write(cli::write::WriteArgs),
-    /// Show the cluster, compare replicas, move leaders.
-    Cluster(cli::cluster::ClusterArgs),
-}
-
-fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Server(args) => server::run(args.load()?, node::start).await,
-            Command::Check(args) => cli::check::run(args).await,
-            Command::Dev(args) => dev::run(args).await,
-            Command::Query(args) => cli::query::run(args).await,
-            Command::Series(args) => cli::series::run(args).await,
-            Command::Labels(args) => cli::labels::run(args).await,
-            Command::Write(args) => cli::write::run(args).await,
-            Command::Cluster(args) => cli::cluster::run(args).await,
-        }
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> std::process::ExitCode {
+    quorate_node::command_line::run()
 }

@@ -6,6 +6,8 @@
 //!
 //! `docs/FORMATS.md` describes the bytes, `docs/INVARIANTS.md` what always holds (RFT-n).
 
+#[macro_use]
+mod fault;
 mod config;
 mod group;
 mod log;
@@ -26,6 +28,8 @@ extern crate self as quorate_raft_log;
 mod test_machine;
 
 pub use config::{ConfigError, GroupConfig, LogOptions, WriterMode};
+#[cfg(feature = "mutants")]
+pub use fault::{CRASH_POINTS, MUTANTS};
 pub use group::{
     Committed, Group, GroupStatus, MembershipChangeError, OpenError, ProposeError, PurgeError, ReadError,
     Role, TransferError, WaitError,

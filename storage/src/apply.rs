@@ -93,7 +93,12 @@ impl Shard {
             source,
         };
         let entry = entry::decode(bytes).map_err(unreadable)?;
-        state.clock.advance(entry.now_ms);
+        let now_ms = if mutant!("apply_local_clock") {
+            local_now_ms()
+        } else {
+            entry.now_ms
+        };
+        state.clock.advance(now_ms);
         let parts = match entry.command {
             Command::Limits(limits) => {
                 state.clock.limits = Some(limits);
@@ -148,7 +153,11 @@ impl Shard {
                 outcome.unknown_ids.push(id);
                 continue;
             };
-            let bits = value.to_bits();
+            let bits = if mutant!("canonical_nan") {
+                canonical_bits(*value)
+            } else {
+                value.to_bits()
+            };
             let verdict = if run.rules.in_order(*timestamp_ms, head.newest_ms) {
                 // The path of nearly every sample.
                 let first = head.newest_ms == i64::MIN;
@@ -188,6 +197,9 @@ impl Shard {
 
 /// Gives every series of the part its id: the one it has, or the next.
 fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outcome: &mut PartOutcome) {
+    if mutant!("ids_from_hash_order") {
+        register_in_hash_order(table, part);
+    }
     outcome.new_ids.reserve(part.series.len());
     for bytes in &part.series {
         let id = table.find(part.tenant, bytes).or_else(|| {
@@ -198,6 +210,32 @@ fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outco
         });
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }
+}
+
+/// Registers new series in the order in which a hash map of this process gives them.
+fn register_in_hash_order(table: &mut SeriesTable, part: &PartView<'_>) {
+    let series: std::collections::HashSet<&[u8]> = part.series.iter().map(|bytes| &bytes[..]).collect();
+    for bytes in series {
+        if table.find(part.tenant, bytes).is_none()
+            && let Ok(labels) = Labels::from_canonical(bytes)
+        {
+            table.register(part.tenant, labels);
+        }
+    }
+}
+
+/// The time of this machine instead of the log's.
+fn local_now_ms() -> i64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// One NaN for all, and no negative zero.
+fn canonical_bits(value: f64) -> u64 {
+    if value.is_nan() {
+        return f64::NAN.to_bits();
+    }
+    (value + 0.0).to_bits()
 }
 
 fn describe_limit(part: &PartView<'_>, ordinal: usize, limits: &Limits) -> String {

@@ -106,8 +106,9 @@ impl OpenChunk {
     /// A sealed copy; the chunk stays open.
     pub(crate) fn seal(&self) -> Chunk {
         let mut out = Vec::with_capacity(self.bytes.len() + 32);
+        let lost = mutant!("last_sample_of_chunk") && self.is_full();
         out.push(CODEC_XOR);
-        put_u64(&mut out, u64::from(self.count));
+        put_u64(&mut out, u64::from(self.count) - u64::from(lost));
         put_i64(&mut out, self.first_ms);
         out.extend_from_slice(&self.bytes);
         out.extend_from_slice(&self.pending.to_be_bytes()[..usize::from(self.pending_bits).div_ceil(8)]);

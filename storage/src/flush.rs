@@ -8,7 +8,9 @@
 use std::sync::{Arc, Weak};
 
 use crate::error::StorageError;
-use crate::flushed::{Flushed, chunk_range, state_range};
+use rocksdb::WriteOptions;
+
+use crate::flushed::{Flushed, cf, chunk_range, state_range};
 use crate::labels::Labels;
 use crate::meta::{Generation, ShardMeta};
 use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
@@ -84,7 +86,9 @@ impl Shard {
         let Some(mut sealed) = self.seal_head()? else {
             return Ok(None);
         };
+        crash_point!("flush_before_slab");
         self.ingest_sealed(&mut sealed)?;
+        crash_point!("flush_after_ingest");
         let Sealed { meta, frozen, .. } = sealed;
         let row = RiderRow {
             cf: CF_SHARD_META,
@@ -177,22 +181,43 @@ impl Shard {
 
     fn ingest_sealed(&self, sealed: &mut Sealed) -> Result<(), StorageError> {
         let number = sealed.meta.state_generation;
-        let generation = self.write_chunks(number, &sealed.frozen)?;
+        let (mut chunks, generation) = self.write_chunks(number, &sealed.frozen)?;
         sealed.meta.generations.extend(generation);
-        let mut file = SstFile::new(self, CF_SERIES, number);
+        let mut series = SstFile::new(self, CF_SERIES, number);
         for (id, tenant, labels) in &sealed.new_series {
-            file.put(
+            series.put(
                 &self.key.labels(sealed.meta.epoch, *id),
                 &encode_labels_row(tenant, labels),
             )?;
         }
         for (block, row) in StateBlocks::new(&sealed.states).enumerate() {
-            file.put(&self.key.state(sealed.meta.epoch, number, block as u64), &row)?;
+            series.put(&self.key.state(sealed.meta.epoch, number, block as u64), &row)?;
         }
-        file.ingest()
+        if mutant!("meta_before_slab") {
+            series.ingest()?;
+            self.write_meta(&sealed.meta)?;
+        }
+        crash_point!("flush_before_ingest");
+        chunks.ingest()?;
+        series.ingest()
     }
 
-    fn write_chunks(&self, number: u64, frozen: &Frozen) -> Result<Option<Generation>, StorageError> {
+    /// Makes a meta row durable at once.
+    fn write_meta(&self, meta: &ShardMeta) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        let handle = cf(&self.db, self.key.shard, CF_SHARD_META)?;
+        self.db
+            .put_cf_opt(&handle, self.key.prefix(), meta.encode(), &options)
+            .map_err(StorageError::rocks(self.key.shard, "writing the meta row"))
+    }
+
+    /// The rows of the samples, to be ingested, and what they are.
+    fn write_chunks(
+        &self,
+        number: u64,
+        frozen: &Frozen,
+    ) -> Result<(SstFile, Option<Generation>), StorageError> {
         let mut file = SstFile::new(self, CF_CHUNKS, number);
         let mut generation = Generation {
             number,
@@ -212,8 +237,7 @@ impl Shard {
                 generation.bytes += chunk.bytes.len() as u64;
             }
         }
-        file.ingest()?;
-        Ok((generation.chunks > 0).then_some(generation))
+        Ok((file, (generation.chunks > 0).then_some(generation)))
     }
 
     /// Shows a flush to readers and drops the sealed head. Call it after the flush's rows are durable.

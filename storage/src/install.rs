@@ -263,7 +263,10 @@ impl Incoming {
 fn switch(shard: &Shard, incoming: &mut Incoming) -> Result<(), StorageError> {
     let number = shard.key.shard;
     incoming.series.ingest()?;
-    incoming.chunks.ingest()?;
+    if !mutant!("snapshot_not_atomic") {
+        incoming.chunks.ingest()?;
+    }
+    crash_point!("install_before_switch");
     let mut meta = incoming.meta.clone();
     // Loading before the switch proves that the rows are complete.
     meta.next_generation = shard.state.read().next_generation;
@@ -286,6 +289,10 @@ fn switch(shard: &Shard, incoming: &mut Incoming) -> Result<(), StorageError> {
         .map_err(StorageError::rocks(number, "writing the meta row of a snapshot"));
     // After a failed write nobody knows which state a restart would find.
     shard.or_poison(written)?;
+    crash_point!("install_after_switch");
+    if mutant!("snapshot_not_atomic") {
+        incoming.chunks.ingest()?;
+    }
     let (old, flushed) = {
         let mut state = shard.state.write();
         new.next_epoch = new.next_epoch.max(state.next_epoch);

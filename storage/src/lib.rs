@@ -4,6 +4,8 @@
 //! entries of its log alone: never on a clock, on randomness or on what this replica has flushed.
 //! The crate knows nothing of Raft, networks or async runtimes.
 
+#[macro_use]
+mod fault;
 mod apply;
 mod checksum;
 mod chunk;
@@ -40,6 +42,8 @@ pub use entry::{
     encode_write_entry,
 };
 pub use error::StorageError;
+#[cfg(feature = "mutants")]
+pub use fault::{CRASH_POINTS, MUTANTS};
 pub use flush::{PendingFlush, RiderRow};
 pub use install::SnapshotInstall;
 pub use labels::{LabelError, Labels, LabelsBuilder};

@@ -170,6 +170,10 @@ pub async fn form(
         if let Some(bound) = bound_elsewhere {
             polls_bound_elsewhere += 1;
             let awaited = answers.values().any(|a| a.awaiting_caller);
+            if mutant!("wiped_keeps_id") {
+                binding.bind_if_empty(old_identity(own.id, peers, &bound.cluster_id))?;
+                continue;
+            }
             if !awaited && polls_bound_elsewhere >= JOIN_AFTER_POLLS {
                 join(binding, own, peers, readiness, &bound.cluster_id, nonce).await?;
             } else {
@@ -277,6 +281,15 @@ fn found_identity(own: u64, peers: &Peers) -> Identity {
         meta_replicas,
         founding: Some(Founding { bound: vec![own] }),
         database: false,
+    }
+}
+
+/// What this node was when the cluster was founded, as if it had lost nothing.
+fn old_identity(own: u64, peers: &Peers, cluster_id: &str) -> Identity {
+    Identity {
+        cluster_id: cluster_id.to_string(),
+        founding: None,
+        ..found_identity(own, peers)
     }
 }
 

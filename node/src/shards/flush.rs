@@ -89,6 +89,7 @@ pub async fn flush_meta(meta: &MetaReplica) {
 pub async fn flush(replica: &Arc<ShardReplica>, log: &RaftLog) {
     match flush_steps(replica, log).await {
         Ok(Some(index)) => {
+            crash_point!("purge_before");
             let keep_from = index.saturating_sub(KEEP_ENTRIES);
             if let Err(e) = replica.group().purge(keep_from).await {
                 tracing::warn!(shard = replica.id(), error = %e, "the log was not purged; the next flush tries again");
@@ -117,6 +118,7 @@ async fn flush_steps(replica: &Arc<ShardReplica>, log: &RaftLog) -> Result<Optio
         // The log writer is gone: the process is stopping. What was written stays invisible.
         return Ok(None);
     }
+    crash_point!("flush_after_meta");
     let index = pending.position.index;
     let shard = replica.storage().clone();
     let committed = tokio::task::spawn_blocking(move || shard.commit_flush(pending)).await;

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{ConfigError, GroupConfig};
-use crate::log::{LogDevice, LogStore, LogView, LogWriter};
+use crate::log::{DeviceOp, LogDevice, LogStore, LogView, LogWriter, RecoveredLog};
 use crate::machine::{Machine, MachineState, StateMachine};
 use crate::net::{Network, PeerFactory, Peers, PurgeHolds, Server};
 use crate::position::{GroupId, LogKey, LogPosition, ReplicaId};
@@ -118,10 +118,15 @@ impl<R: AsyncRuntime> Group<R> {
         let io = |source| OpenError::Io { log, source };
         config.validate()?;
         let device = parts.device.clone();
-        let recovered = crate::offload::run(move || device.recover(log))
+        let mut recovered = crate::offload::run(move || device.recover(log))
             .await
             .and_then(|r| r)
             .map_err(io)?;
+        if mutant!("truncate_committed") {
+            truncate_to_committed(&parts.writer, log, &mut recovered)
+                .await
+                .map_err(io)?;
+        }
         let opening = machine.clone();
         let state = crate::offload::run(move || MachineState::open(opening))
             .await
@@ -131,11 +136,14 @@ impl<R: AsyncRuntime> Group<R> {
         if let Some(purged) = recovered.purged
             && durable < Some(purged)
         {
-            return Err(OpenError::AppliedBehindPurged { log, durable, purged });
+            if !mutant!("purge_beyond_snapshot") {
+                return Err(OpenError::AppliedBehindPurged { log, durable, purged });
+            }
+            state.skip_to(purged);
         }
 
         // A new replica has no past a lease could count on; any other waits one lease.
-        let guard = !recovered.is_empty();
+        let guard = !recovered.is_empty() && !mutant!("no_vote_guard");
         let raft_config = config.openraft(format!("group {}", log.group), !guard)?;
         let view = Arc::new(LogView::new(log, parts.device, parts.tail_bytes, recovered));
         let store = LogStore::<R>::new(view, parts.writer, config.max_append_bytes);
@@ -209,4 +217,20 @@ impl<R: AsyncRuntime> Group<R> {
             tracing::warn!(log = %self.inner.log, %error, "the group did not stop cleanly");
         }
     }
+}
+
+/// Cuts the log to what this replica last knew to be committed, on the belief that only that counts. The
+/// leader may have committed more with its help.
+async fn truncate_to_committed(
+    writer: &LogWriter,
+    log: LogKey,
+    recovered: &mut RecoveredLog,
+) -> io::Result<()> {
+    let committed = recovered.committed.max(recovered.purged);
+    if recovered.last <= committed {
+        return Ok(());
+    }
+    recovered.last = committed;
+    let from = committed.map_or(0, |committed| committed.index + 1);
+    writer.durable(DeviceOp::Truncate(log, from)).await
 }

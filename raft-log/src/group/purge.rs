@@ -38,7 +38,10 @@ impl<R: AsyncRuntime> Group<R> {
             return Ok(None);
         };
         let status = self.status();
-        let upto = upto_index.min(durable.index);
+        let mut upto = upto_index.min(durable.index);
+        if mutant!("purge_beyond_snapshot") {
+            upto = status.applied.map_or(upto, |applied| applied.index);
+        }
         let upto = self
             .inner
             .peers

@@ -166,7 +166,11 @@ impl<R: AsyncRuntime> RaftLogStorage<TypeConfig<R>> for LogStore<R> {
             committed: vote.committed,
         };
         // Durable before it is visible: RFT-2.
-        self.writer.durable(DeviceOp::Vote(self.view.log, vote)).await?;
+        if mutant!("vote_not_fsynced") {
+            self.writer.order(DeviceOp::Vote(self.view.log, vote))?;
+        } else {
+            self.writer.durable(DeviceOp::Vote(self.view.log, vote)).await?;
+        }
         self.view.set_vote(vote);
         Ok(())
     }
@@ -211,6 +215,7 @@ impl<R: AsyncRuntime> RaftLogStorage<TypeConfig<R>> for LogStore<R> {
             return Ok(());
         }
         let range = self.view.purge(upto);
+        crash_point!("log_before_purge");
         self.writer.order(DeviceOp::Purge(self.view.log, range, upto))
     }
 }

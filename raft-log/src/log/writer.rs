@@ -258,7 +258,14 @@ impl Worker {
         if let Some(reason) = &self.failed {
             return Err(io::Error::other(reason.clone()));
         }
-        let result = self.device.write(ops, sync);
+        crash_point!("log_before_write");
+        crash_point!("log_before_sync", self.device.write(ops, false));
+        let sync = sync && !mutant!("ack_before_fsync");
+        let mut result = self.device.write(ops, sync);
+        crash_point!("log_after_sync");
+        if mutant!("eio_ignored") {
+            result = Ok(());
+        }
         if let Err(error) = &result {
             let reason = format!("the log could not be written: {error}");
             self.counters.failed();

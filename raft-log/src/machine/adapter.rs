@@ -55,6 +55,11 @@ impl MachineState {
         }))
     }
 
+    /// Goes on as if everything up to `position` were applied.
+    pub(crate) fn skip_to(&self, position: LogPosition) {
+        self.applied.send_replace(Some(position));
+    }
+
     pub(crate) fn applied(&self) -> watch::Receiver<Option<LogPosition>> {
         self.applied.subscribe()
     }
@@ -142,10 +147,14 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<R>> for DurablePosition<R> 
     async fn build_snapshot(&mut self) -> Result<Snap, io::Error> {
         let state = self.0.state.clone();
         let snapshot = offload::run(move || state.snapshot()).await??;
-        Ok(snapshot.unwrap_or_else(|| Snap {
+        let mut snapshot = snapshot.unwrap_or_else(|| Snap {
             meta: Meta::default(),
             snapshot: SnapshotBody::Outgoing(Box::new(NoChunks)),
-        }))
+        });
+        if mutant!("purge_beyond_snapshot") {
+            snapshot.meta.last_log_id = self.0.state.applied.borrow().map(log_id);
+        }
+        Ok(snapshot)
     }
 }
 
@@ -175,12 +184,14 @@ impl<R: AsyncRuntime> RaftStateMachine<TypeConfig<R>> for Machine<R> {
                 batch.push((entry, responder.is_some()));
                 responders.push(responder);
             }
+            crash_point!("apply_before");
             let state = self.state.clone();
             let replies = if bytes >= APPLY_OFFLOAD_BYTES {
                 offload::run(move || state.apply(&batch)).await??
             } else {
                 state.apply(&batch)?
             };
+            crash_point!("apply_after");
             for (responder, reply) in responders.into_iter().zip(replies) {
                 if let Some(responder) = responder {
                     responder.send(Reply(reply));

@@ -1,0 +1,67 @@
+//! The command line of the program.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ServerArgs;
+use crate::{cli, dev, node, server};
+
+/// A metrics database that keeps every acknowledged sample on a majority of its nodes.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Server(ServerArgs),
+    /// Check a configuration file, or print an example of one.
+    Check(cli::check::CheckArgs),
+    /// Run a cluster on this machine, to try things out.
+    Dev(dev::DevArgs),
+    /// Evaluate a PromQL expression.
+    Query(cli::query::QueryArgs),
+    /// List the series that match selectors.
+    Series(cli::series::SeriesArgs),
+    /// List label names, or the values of one.
+    Labels(cli::labels::LabelsArgs),
+    /// Send samples in the text exposition format.
+    Write(cli::write::WriteArgs),
+    /// Show the cluster, compare replicas, move leaders.
+    Cluster(cli::cluster::ClusterArgs),
+}
+
+/// Reads the command line, does what it says, and gives the process's exit code.
+pub fn run() -> ExitCode {
+    let command = Cli::parse().command;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Server(args) => server::run(args.load()?, node::start).await,
+            Command::Check(args) => cli::check::run(args).await,
+            Command::Dev(args) => dev::run(args).await,
+            Command::Query(args) => cli::query::run(args).await,
+            Command::Series(args) => cli::series::run(args).await,
+            Command::Labels(args) => cli::labels::run(args).await,
+            Command::Write(args) => cli::write::run(args).await,
+            Command::Cluster(args) => cli::cluster::run(args).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
