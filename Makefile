@@ -80,6 +80,12 @@ bench: ## Measure the cost of a sample, beside Prometheus and VictoriaMetrics
 	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-bench
 	@exec "$(dir $(QUORATE))cost" $(ARGS)
 
+.PHONY: peers
+peers: ## Count what Quorate, Prometheus and VictoriaMetrics lose to power cuts and SIGKILL (as root)
+	@scripts/setup.sh bench
+	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-jepsen-like-tests
+	@exec "$(dir $(QUORATE))peers" $(ARGS)
+
 .PHONY: setup
 setup: ## Install what building, testing and benchmarking need
 	@scripts/setup.sh bench

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod failover;
 pub mod history;
 pub mod http;
+pub mod peers;
 pub mod ports;
 pub mod probes;
 pub mod process;

@@ -48,7 +48,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("tonic*", &["proto", "client", "node", "jepsen-like-tests"]),
     ("axum", &["node"]),
     ("hyper*", &["node"]),
-    ("clap", &["node", "bench"]),
+    ("clap", &["node", "jepsen-like-tests", "bench"]),
     ("anyhow", &["node", "jepsen-like-tests", "bench"]),
 ];
 

@@ -1,5 +1,6 @@
 //! A node's disk: an ext4 file system on a loop device, which can lose power, fill up, and be made anew.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::{Medium, command};
 use crate::wait;
 
 /// Without `noauto_da_alloc`, ext4 forgives programs that rename a file without having synced it.
-const OPTIONS: &std::ffi::CStr = c"noauto_da_alloc";
+const OPTIONS: &CStr = c"noauto_da_alloc";
 /// A process that was just killed may hold its files for a moment.
 const UNMOUNT: Duration = Duration::from_secs(20);
 const FILLER: &str = "filler";
@@ -38,6 +39,7 @@ impl Image {
 pub(super) struct Disk {
     device: PathBuf,
     mountpoint: PathBuf,
+    options: &'static CStr,
 }
 
 impl Disk {
@@ -57,6 +59,7 @@ impl Disk {
         let disk = Disk {
             device: PathBuf::from(device.trim()),
             mountpoint,
+            options: OPTIONS,
         };
         disk.format()?;
         disk.mount()?;
@@ -76,6 +79,13 @@ impl Disk {
     pub(super) fn wipe(&self) -> Result<()> {
         self.unmount()?;
         self.format()?;
+        self.mount()
+    }
+
+    /// Mounts it from now on as ext4 is mounted where nobody says anything.
+    pub(super) fn mount_by_default(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.options = c"";
         self.mount()
     }
 
@@ -143,7 +153,7 @@ impl Disk {
             &self.mountpoint,
             c"ext4",
             MountFlags::NOATIME,
-            OPTIONS,
+            self.options,
         )
         .with_context(|| {
             format!(

@@ -77,6 +77,17 @@ impl Host {
 
     /// Starts the process with `binary` and more environment.
     pub(super) fn start(&self, binary: &Path, environment: &[(String, String)]) -> Result<()> {
+        let all = self.launch.environment.iter().chain(environment);
+        let all: Vec<String> = all.map(|(name, value)| format!("{name}={value}")).collect();
+        self.spawn(binary, &self.launch.arguments, &all)
+    }
+
+    /// Starts another program in the node's place, without the shim.
+    pub(super) fn start_program(&self, program: &Path, arguments: &[String]) -> Result<()> {
+        self.spawn(program, arguments, &[])
+    }
+
+    fn spawn(&self, program: &Path, arguments: &[String], environment: &[String]) -> Result<()> {
         let mut state = self.lock();
         state.look();
         ensure!(state.running.is_none(), "node {} runs already", self.id);
@@ -84,10 +95,8 @@ impl Host {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.launch.namespace.display()));
         // The shim is for the node alone, not for the tools that start it.
-        command.args(["--", "env"]);
-        let all = self.launch.environment.iter().chain(environment);
-        command.args(all.map(|(name, value)| format!("{name}={value}")));
-        command.arg(binary).args(&self.launch.arguments);
+        command.args(["--", "env"]).args(environment);
+        command.arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("can't run nsenter")?;
         state.cpu.join(child.id())?;

@@ -200,6 +200,11 @@ impl Bed {
         self.host(id)?.start(binary, &[])
     }
 
+    /// Starts another program where the node would run, with its address and its disk: see [`Bed::nodes`].
+    pub fn start_program(&self, id: u64, program: &Path, arguments: &[String]) -> Result<()> {
+        self.host(id)?.start_program(program, arguments)
+    }
+
     /// SIGTERM; the process must end with status 0 within `limit`.
     pub fn stop_node(&self, id: u64, limit: Duration) -> Result<()> {
         self.host(id)?.stop(limit)
@@ -314,6 +319,13 @@ impl Bed {
         states.iter_mut().try_for_each(|(_, state)| state.kill())?;
         drop(states);
         at_once(&hosts, |host| host.lock().disk.power_on())
+    }
+
+    /// Mounts a disk as ext4 is by default from now on, and not so that it forgives less. The node must be down.
+    pub fn mount_by_default(&self, id: u64) -> Result<()> {
+        let mut state = self.host(id)?.lock();
+        state.ensure_down(id)?;
+        state.disk.mount_by_default()
     }
 
     /// Replaces a disk by an empty one. The node must be down.
