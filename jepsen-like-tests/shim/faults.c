@@ -33,7 +33,7 @@ struct clock {
     _Atomic double rate;
 };
 
-enum sync_fault { SYNC_WORKS, SYNC_EIO, SYNC_EIO_ONCE, SYNC_HANGS };
+enum sync_fault { SYNC_WORKS, SYNC_EIO, SYNC_EIO_ONCE, SYNC_HANGS, SYNC_LIES };
 enum write_fault { WRITE_WORKS, WRITE_ENOSPC, WRITE_EIO };
 
 struct control {
@@ -58,6 +58,7 @@ struct control {
     _Atomic uint64_t syncs_delayed;
     _Atomic uint64_t writes_failed;
     _Atomic uint64_t writes_delayed;
+    _Atomic uint64_t syncs_skipped;
 };
 _Static_assert(offsetof(struct control, sync_fault) == 56, "src/bed/shim.rs has it at 56");
 _Static_assert(offsetof(struct control, failed_once) == 128, "src/bed/shim.rs has it at 128");
@@ -292,8 +293,8 @@ static int first_of_generation(void) {
     return failed != generation;
 }
 
-/* Lets a sync of `fd` wait as it should, and says whether it must fail. */
-static int sync_fails(int fd) {
+/* Lets a sync of `fd` wait as it should, and says whether its outcome is decided without the disk. */
+static int sync_is_faked(int fd, int *outcome) {
     if (!control || (!get(&control->sync_fault) && !get(&control->sync_delay_ms)) || !on_the_disk(fd)) {
         return 0;
     }
@@ -312,6 +313,12 @@ static int sync_fails(int fd) {
     if (fault == SYNC_EIO || (fault == SYNC_EIO_ONCE && first_of_generation())) {
         count(&control->syncs_failed);
         errno = EIO;
+        *outcome = -1;
+        return 1;
+    }
+    if (fault == SYNC_LIES) {
+        count(&control->syncs_skipped);
+        *outcome = 0;
         return 1;
     }
     return 0;
@@ -319,20 +326,23 @@ static int sync_fails(int fd) {
 
 int fsync(int fd) {
     NEED(real_fsync);
-    return sync_fails(fd) ? -1 : real_fsync(fd);
+    int outcome;
+    return sync_is_faked(fd, &outcome) ? outcome : real_fsync(fd);
 }
 
 int fdatasync(int fd) {
     NEED(real_fdatasync);
-    return sync_fails(fd) ? -1 : real_fdatasync(fd);
+    int outcome;
+    return sync_is_faked(fd, &outcome) ? outcome : real_fdatasync(fd);
 }
 
 int sync_file_range(int fd, off64_t from, off64_t count, unsigned flags) {
     NEED(real_sync_file_range);
-    return sync_fails(fd) ? -1 : real_sync_file_range(fd, from, count, flags);
+    int outcome;
+    return sync_is_faked(fd, &outcome) ? outcome : real_sync_file_range(fd, from, count, flags);
 }
 
-/* As sync_fails, of writes. */
+/* As sync_is_faked, of writes; they never lie. */
 static int write_fails(int fd) {
     if (!control || (!get(&control->write_fault) && !get(&control->write_delay_ms)) || !on_the_disk(fd)) {
         return 0;

@@ -61,6 +61,14 @@ impl CpuGroup {
         Ok(())
     }
 
+    /// How many times the limit has stopped the node.
+    pub(super) fn throttled(&self) -> Result<u64> {
+        let path = self.path.join("cpu.stat");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let count = text.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        Ok(count.context("no nr_throttled")?.parse()?)
+    }
+
     /// Takes the limit away.
     pub(super) fn lift(&self) -> Result<()> {
         match (self.path.exists(), self.v2) {

@@ -23,7 +23,7 @@ mod tap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Signal};
 
 use self::cgroup::CpuGroup;
@@ -96,10 +96,7 @@ impl Bed {
         std::fs::create_dir(&images).with_context(|| images.display().to_string())?;
         let library = shim::compile(&bed.names.directory)?;
         bed.network = Some(Network::create(&bed.names, &ids, options.network, options.seed)?);
-        for id in &ids {
-            bed.hosts
-                .push(host(*id, &ids, &bed.names, &images, &library, options)?);
-        }
+        bed.hosts = at_once(&ids, |id| host(*id, &ids, &bed.names, &images, &library, options))?;
         Ok(bed)
     }
 
@@ -148,6 +145,16 @@ impl Bed {
         Ok(self.host(id)?.log.clone())
     }
 
+    /// The network namespace that a node lives in.
+    pub fn namespace(&self, id: u64) -> Result<PathBuf> {
+        Ok(self.host(id)?.launch.namespace.clone())
+    }
+
+    /// Where a node's disk is mounted.
+    pub fn mountpoint(&self, id: u64) -> Result<PathBuf> {
+        Ok(self.host(id)?.lock().disk.mountpoint().to_owned())
+    }
+
     fn host(&self, id: u64) -> Result<&Host> {
         let host = self.hosts.iter().find(|host| host.id == id);
         host.with_context(|| format!("no node {id}"))
@@ -182,7 +189,7 @@ impl Bed {
     /// SIGKILL to all nodes at once. Returns when all are gone.
     pub fn kill_all(&self) -> Result<()> {
         let hosts: Vec<&Host> = self.hosts.iter().collect();
-        at_once(&hosts, |host| host.lock().kill())
+        at_once(&hosts, |host| host.lock().kill()).map(|_| ())
     }
 
     /// Starts a node that doesn't run. Doesn't wait for it.
@@ -253,7 +260,13 @@ impl Bed {
         self.host(id)?.lock().cpu.lift()
     }
 
-    /// Lets the process open files only while it has fewer than `most`, until it ends.
+    /// How many times a starved node has had to wait for its share.
+    pub fn throttled(&self, id: u64) -> Result<u64> {
+        self.host(id)?.lock().cpu.throttled()
+    }
+
+    /// Lets the process open no file whose number would be `most` or more, until it ends. With a small `most`,
+    /// it can open none at all.
     pub fn limit_files(&self, id: u64, most: u64) -> Result<()> {
         self.host(id)?.lock().limit(id, Resource::Nofile, Some(most))
     }
@@ -318,7 +331,7 @@ impl Bed {
         states.iter().try_for_each(|(_, state)| state.disk.power_off())?;
         states.iter_mut().try_for_each(|(_, state)| state.kill())?;
         drop(states);
-        at_once(&hosts, |host| host.lock().disk.power_on())
+        at_once(&hosts, |host| host.lock().disk.power_on()).map(|_| ())
     }
 
     /// Mounts a disk as ext4 is by default from now on, and not so that it forgives less. The node must be down.
@@ -502,14 +515,14 @@ fn arguments(id: u64, ids: &[u64], names: &Names, options: &BedOptions) -> Vec<S
 }
 
 /// Does something to several nodes in parallel.
-fn at_once(hosts: &[&Host], act: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
+fn at_once<T: Sync, R: Send>(all: &[T], act: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = hosts.iter().map(|host| scope.spawn(|| act(host))).collect();
-        for thread in running {
-            let outcome = thread.join();
-            ensure!(outcome.is_ok(), "a thread panicked");
-            outcome.unwrap_or(Ok(()))?;
-        }
-        Ok(())
+        let running: Vec<_> = all.iter().map(|one| scope.spawn(|| act(one))).collect();
+        let outcomes = running.into_iter().map(|thread| match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        // All are waited for before the first error is returned.
+        outcomes.collect::<Vec<_>>().into_iter().collect()
     })
 }

@@ -150,6 +150,9 @@ pub enum DiskFault {
     },
     /// No sync returns until another fault, or none, is set.
     Hang,
+    /// Every sync succeeds at once, and syncs nothing: what the disk of a careless machine does, and what a
+    /// program without syncs would look like.
+    FsyncLies,
     /// Every write fails with ENOSPC.
     WriteNoSpace,
     /// Every write fails with EIO.
@@ -172,6 +175,8 @@ pub struct Faked {
     pub writes_failed: u64,
     /// Writes that were made slow.
     pub writes_delayed: u64,
+    /// Syncs that did nothing and said that they had.
+    pub syncs_skipped: u64,
 }
 
 /// Which file rots.

@@ -2,6 +2,7 @@
 //! whose other end only the orchestrator holds: the kernel closes it even when the orchestrator is killed.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -9,6 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::disk::Image;
 use super::names::Names;
+
+/// Waits for the end of its input, whatever signals a terminal may send to all that belongs to it.
+const WAIT: &str = r#"trap '' HUP INT TERM; word=$(cat); exec sh "$0" "$word""#;
 
 /// The waiting shell.
 #[derive(Debug)]
@@ -22,11 +26,7 @@ impl Reaper {
         let script = names.directory.join("cleanup.sh");
         std::fs::write(&script, cleanup(names, nodes, images, keep))?;
         let mut command = Command::new("setsid");
-        command.args([
-            "sh",
-            "-c",
-            "trap '' HUP INT TERM; cat >/dev/null; exec sh \"$0\" 2>&1",
-        ]);
+        command.args(["sh", "-c", WAIT]);
         command.arg(&script).current_dir("/");
         command
             .stdin(Stdio::piped())
@@ -38,7 +38,10 @@ impl Reaper {
 
     /// Has everything cleaned up and waits for it.
     pub(super) fn finish(&mut self) -> Result<()> {
-        drop(self.shell.stdin.take());
+        if let Some(mut pipe) = self.shell.stdin.take() {
+            // Without this word, it is as if this process had been killed: that only takes longer.
+            let _sent = pipe.write_all(b"done");
+        }
         let status = self.shell.wait()?;
         ensure!(
             status.success(),
@@ -101,6 +104,8 @@ const PREAMBLE: &str = r#"#!/bin/sh
 # Removes everything of a bed. Can be run again.
 exec 2>/dev/null
 left=0
+# A killed orchestrator may have left tools running that are about to make something.
+[ "$1" = done ] || sleep 1
 kill_all() { # kill_all NAMESPACE: until nothing runs in it
     for _ in $(seq 200); do
         pids=$(ip netns pids "$1") || return

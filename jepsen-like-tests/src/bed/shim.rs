@@ -22,7 +22,7 @@ mod at {
     pub(super) const FAULTS: u64 = 56;
     pub(super) const DEVICE: u64 = 88;
     pub(super) const GENERATION: u64 = 96;
-    /// Written by the shim: syncs failed and delayed, writes failed and delayed.
+    /// Written by the shim: syncs failed and delayed, writes failed and delayed, syncs skipped.
     pub(super) const COUNTS: u64 = 136;
 }
 
@@ -139,6 +139,7 @@ impl Control {
             DiskFault::FsyncEio => (1, 0, 0, 0),
             DiskFault::FsyncEioOnce => (2, 0, 0, 0),
             DiskFault::Hang => (3, 0, 0, 0),
+            DiskFault::FsyncLies => (4, 0, 0, 0),
             DiskFault::Slow { ms } => (0, ms, 0, 0),
             DiskFault::WriteNoSpace => (0, 0, 1, 0),
             DiskFault::WriteEio => (0, 0, 2, 0),
@@ -154,18 +155,25 @@ impl Control {
 
     /// What the shim has done to all the node's processes since the bed began.
     pub(super) fn faked(&self) -> Result<Faked> {
-        let mut counts = [0; 4];
+        let mut counts = [0; 5];
         for (count, at) in counts.iter_mut().zip((at::COUNTS..).step_by(8)) {
             let mut bytes = [0; 8];
             self.file.read_exact_at(&mut bytes, at)?;
             *count = u64::from_ne_bytes(bytes);
         }
-        let [syncs_failed, syncs_delayed, writes_failed, writes_delayed] = counts;
+        let [
+            syncs_failed,
+            syncs_delayed,
+            writes_failed,
+            writes_delayed,
+            syncs_skipped,
+        ] = counts;
         Ok(Faked {
             syncs_failed,
             syncs_delayed,
             writes_failed,
             writes_delayed,
+            syncs_skipped,
         })
     }
 
@@ -190,4 +198,123 @@ impl Control {
 fn now_ns(clock: ClockId) -> i64 {
     let now = clock_gettime(clock);
     now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::{Condvar, Mutex};
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+
+    const CHILD: &str = "bed::shim::tests::what_a_child_sees";
+
+    /// Run as a child with the shim: prints what its clocks say, and for how long it waits, over a true second.
+    #[test]
+    #[ignore = "a child of the other tests"]
+    fn what_a_child_sees() {
+        // The kernel's own word, past the shim.
+        let uptime_s = || -> f64 {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            text.split_once(' ').unwrap().0.parse().unwrap()
+        };
+        let since_1970 = || {
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap()
+                .as_secs_f64()
+        };
+        let (real_s, monotonic, uptime) = (since_1970(), Instant::now(), uptime_s());
+        let (lock, condition) = (Mutex::new(()), Condvar::new());
+        let mut waits = 0;
+        // Half a second of the shown clock at a time.
+        while uptime_s() - uptime < 0.99 {
+            let asleep =
+                condition.wait_timeout_while(lock.lock().unwrap(), Duration::from_millis(500), |()| true);
+            drop(asleep.unwrap());
+            waits += 1;
+        }
+        let elapsed = (
+            since_1970() - real_s,
+            monotonic.elapsed().as_secs_f64(),
+            uptime_s() - uptime,
+        );
+        println!(
+            "child: {real_s} {} {} {} {waits}",
+            elapsed.0, elapsed.1, elapsed.2
+        );
+    }
+
+    /// Start, elapsed real, elapsed monotonic, elapsed truly, all in s; waits for 500 ms.
+    fn child(clock: Clock) -> [f64; 5] {
+        let directory = tempfile::tempdir().unwrap();
+        let library = compile(directory.path()).unwrap();
+        let path = directory.path().join("control");
+        Control::create(&path).unwrap().set_clock(clock).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([CHILD, "--exact", "--ignored", "--nocapture"]);
+        command
+            .env("LD_PRELOAD", library)
+            .env("QUORATE_SHIM_CONTROL", path);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find_map(|line| Some(line.split_once("child: ")?.1));
+        let numbers = line.unwrap_or_else(|| panic!("{text}")).split(' ');
+        let numbers: Vec<f64> = numbers.map(|number| number.parse().unwrap()).collect();
+        numbers.try_into().unwrap()
+    }
+
+    fn now_s() -> f64 {
+        now_ns(ClockId::Realtime) as f64 / 1e9
+    }
+
+    #[test]
+    fn without_faults_clocks_are_true() {
+        let [start_s, real_s, monotonic_s, true_s, _] = child(Clock::TRUE);
+        assert!((start_s - now_s()).abs() < 60.0);
+        assert!((real_s - true_s).abs() < 0.1 && (monotonic_s - true_s).abs() < 0.1);
+    }
+
+    #[test]
+    fn the_wall_clock_jumps_alone() {
+        let hour = Clock {
+            offset_ms: -3_600_000,
+            ..Clock::TRUE
+        };
+        let [start_s, real_s, monotonic_s, true_s, _] = child(hour);
+        assert!((start_s + 3_600.0 - now_s()).abs() < 60.0, "{start_s}");
+        assert!((real_s - true_s).abs() < 0.1 && (monotonic_s - true_s).abs() < 0.1);
+    }
+
+    #[test]
+    fn clocks_drift_and_waits_with_them() {
+        let twice = Clock {
+            offset_ms: 0,
+            rate: 2.0,
+            monotonic_too: true,
+        };
+        let [_, real_s, monotonic_s, true_s, waits] = child(twice);
+        assert!((real_s - 2.0 * true_s).abs() < 0.2, "{real_s} in {true_s}");
+        assert!(
+            (monotonic_s - 2.0 * true_s).abs() < 0.2,
+            "{monotonic_s} in {true_s}"
+        );
+        assert!((waits - 4.0).abs() <= 1.0, "{waits} waits in {true_s}");
+    }
+
+    #[test]
+    fn a_monotonic_clock_keeps_what_it_gained() {
+        let fast = Shown {
+            from_ns: 1_000,
+            to_ns: 1_000,
+            rate: 1.5,
+        };
+        let healed = Shown {
+            from_ns: 3_000,
+            to_ns: fast.at(3_000),
+            rate: 1.0,
+        };
+        assert_eq!((healed.at(3_000), healed.at(4_000)), (4_000, 5_000));
+    }
 }
