@@ -74,6 +74,12 @@ fix: ## Format, and let clippy repair what it can
 	@$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	@$(CARGO) fmt --all
 
+.PHONY: jepsen
+jepsen: ## Torment real clusters for 90 minutes: make jepsen ARGS="--minutes 10 --mixes power"
+	@scripts/setup.sh test
+	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-jepsen-like-tests
+	@exec "$(dir $(QUORATE))jepsen" --log docs/JEPSEN-RUNS.md --out "$(CARGO_TARGET_DIR)/jepsen-runs" $(ARGS)
+
 .PHONY: bench
 bench: ## Measure the cost of a sample, beside Prometheus and VictoriaMetrics
 	@scripts/setup.sh bench

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::history::{Action, Level, Operation, Stage};
+use crate::history::{Action, FaultKind, Level, Operation, Orphan, Phase, Stage};
 use crate::report::quantile;
 
 /// Times from SIGKILL, in milliseconds, sorted.
@@ -31,6 +31,11 @@ impl Times {
     /// How many cases there are.
     pub fn len(&self) -> usize {
         self.sorted_ms.len() + self.unfinished
+    }
+
+    /// All times that came to an end, in milliseconds, the shortest first.
+    pub fn sorted_ms(&self) -> &[f64] {
+        &self.sorted_ms
     }
 
     /// Whether nothing was measured.
@@ -72,10 +77,7 @@ impl fmt::Display for Times {
 pub fn write_failovers(history: &[Operation]) -> Times {
     let mut times = Vec::new();
     for (at, kill) in history.iter().enumerate() {
-        let Action::Kill { orphaned, .. } = &kill.action else {
-            continue;
-        };
-        for orphan in orphaned {
+        for orphan in orphaned_by_kill(&kill.action) {
             let acked = history.iter().skip(at).find(|operation| match &operation.action {
                 Action::Write { receipts, .. } if operation.stage == Stage::Ok => receipts
                     .iter()
@@ -86,6 +88,20 @@ pub fn write_failovers(history: &[Operation]) -> Times {
         }
     }
     Times::new(times)
+}
+
+/// The shards that lost their leader when one node was killed and the others were not.
+fn orphaned_by_kill(action: &Action) -> &[Orphan] {
+    match action {
+        Action::Kill { orphaned, .. }
+        | Action::Fault {
+            kind: FaultKind::KillLeader | FaultKind::KillRandom,
+            phase: Phase::Begin,
+            orphaned,
+            ..
+        } => orphaned,
+        _ => &[],
+    }
 }
 
 /// For every kill and surviving node: until the first answer to a query that was sent after the kill.
@@ -185,7 +201,7 @@ fn was_alive(faults: &[&Operation], node: u64, from_us: u64, to_us: u64) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Orphan, Receipt};
+    use crate::history::Receipt;
     use crate::values::Batch;
 
     fn history(actions: Vec<(u64, Stage, Action)>) -> Vec<Operation> {

@@ -200,12 +200,14 @@ async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, Client
         Level::Bounded => ReadLevel::Bounded(Duration::from_micros(BOUND_US)),
         Level::Local => ReadLevel::Local,
     };
-    // At the server's now: its clock is that of this machine, where the samples got their times.
+    // At the time of the clients, by which the samples were stamped: a node's clock may be wrong.
+    let time_ms = Some(now_ms());
     let answer = client
         .instant(
             PROBE_METRIC,
             &QueryOptions {
                 read,
+                time_ms,
                 ..QueryOptions::default()
             },
         )
