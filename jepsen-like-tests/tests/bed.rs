@@ -216,6 +216,38 @@ async fn failing_disks_are_seen_by_nodes() -> Result<()> {
         began.elapsed()
     ));
 
+    for fault in [
+        DiskFault::WriteNoSpace,
+        DiskFault::WriteEio,
+        DiskFault::SlowWrites { ms: 20 },
+    ] {
+        bed.disk_fault(3, fault)?;
+        let before = bed.faked(3)?;
+        let run = format!("{fault:?}").replace(['{', '}'], "");
+        write(&bed, &run).await?;
+        wait::until("a write to be faked", HEAL, || {
+            let now = bed.faked(3)?;
+            ensure!(
+                (now.writes_failed, now.writes_delayed) != (before.writes_failed, before.writes_delayed),
+                "none is"
+            );
+            Ok(())
+        })?;
+        let slow = matches!(fault, DiskFault::SlowWrites { .. });
+        // A log that has a hole can't go on.
+        let exit = (!slow)
+            .then(|| bed.await_exit(3, HEAL))
+            .transpose()
+            .with_context(|| run.clone())?;
+        say(format_args!("bed: {run}: {}", exit.as_deref().unwrap_or("runs")));
+        bed.disk_fault(3, DiskFault::None)?;
+        start_all(&bed)?;
+        ensure!(
+            count(&bed, 3, &run, HEAL).await? == 100,
+            "something is missing after {run}"
+        );
+    }
+
     bed.fill_disk(3, 0)?;
     write(&bed, "full").await?;
     bed.free_disk(3)?;
@@ -300,10 +332,31 @@ async fn clocks_and_resources_of_a_node_alone_change() -> Result<()> {
     ensure!(refused.is_err(), "a node without files accepted a connection");
     bed.unlimit_files(2)?;
     ready(&bed, 2)?;
+
     bed.stop_node(3, HEAL)?;
-    ensure!(!bed.is_running(3), "it runs still");
-    bed.start_node(3)?;
+    ensure!(
+        !bed.is_running(3) && bed.exit_of(3).as_deref() == Some("exit status: 0"),
+        "{:?}",
+        bed.exit_of(3)
+    );
+    bed.start_node_with(3, &[("QUORATE_TEST_OF_BED".to_owned(), "1".to_owned())])?;
     ready(&bed, 3)?;
+    let pid = bed.nodes().pop().context("no node")?.pid;
+    let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+    ensure!(
+        String::from_utf8_lossy(&environment).contains("QUORATE_TEST_OF_BED=1"),
+        "not in its environment"
+    );
+    let limit = || -> Result<String> {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let line = limits.lines().find(|line| line.starts_with("Max address space"));
+        Ok(line.context("no such limit")?.to_owned())
+    };
+    let before = limit()?;
+    bed.limit_memory(3, 1 << 20)?;
+    ensure!(limit()? != before, "the limit is {before} still");
+    bed.unlimit_memory(3)?;
+    ensure!(limit()? == before, "the limit was {before}, is {}", limit()?);
     bed.stop()
 }
 
