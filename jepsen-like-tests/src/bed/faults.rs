@@ -153,7 +153,7 @@ impl Bed {
         self.network()?.set_link(self.host(id)?.id, true)
     }
 
-    /// Disturbs all links, or one; [`Wire::Switch`] only. Replaces what was said of the same before.
+    /// Disturbs all links, or one; [`Wire::Switch`](super::Wire::Switch) only. Replaces what was said of the same before.
     pub fn disturb(&self, links: Disturbance) -> Result<()> {
         self.network()?.disturb(links)
     }
@@ -164,7 +164,7 @@ impl Bed {
         Ok(())
     }
 
-    /// What the switch has done to frames so far; all 0 with [`Wire::Bridge`].
+    /// What the switch has done to frames so far; all 0 with [`Wire::Bridge`](super::Wire::Bridge).
     pub fn switched(&self) -> Switched {
         match &self.network {
             Some(Network::Switch(switch)) => switch.counts(),
