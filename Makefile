@@ -42,6 +42,7 @@ install: build ## Put the binary into ~/.local/bin (or PREFIX=... /bin)
 # tests need is installed, so that none may skip itself.
 .PHONY: test
 test: export QUORATE_TEST_REQUIRE := 1
+test: export QUORATE_SIM_SECONDS ?= 125
 test: ## Run every test
 	@scripts/setup.sh test
 	@$(CARGO) test $(LOCKED) --workspace --doc --quiet
