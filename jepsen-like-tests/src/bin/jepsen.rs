@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use quorate_jepsen_like_tests::bed::{Bed, Medium};
+use quorate_jepsen_like_tests::history::FaultKind;
 use quorate_jepsen_like_tests::nemesis::mixes::{self, Mix, ROTATION};
-use quorate_jepsen_like_tests::run::{RunOptions, Totals, run};
+use quorate_jepsen_like_tests::run::{CRASH_FILE, RunOptions, Totals, run};
 use quorate_jepsen_like_tests::{process, turn};
 
 /// Of each mix's share, what healing, reading back and judging take.
@@ -91,6 +92,8 @@ fn torment(args: &Args) -> Result<bool> {
         if number >= mixes.len() as u64 && started.elapsed() + one / 2 >= total {
             break;
         }
+        let out_dir = std::path::absolute(&args.out)?.join(format!("{seed}-{number:03}-{}", mix.name));
+        let crashes = mix.kinds.contains(&FaultKind::CrashPoint);
         let options = RunOptions {
             seed: seed.wrapping_add(number),
             duration: one.saturating_sub(AFTERMATH).max(MIN_FAULTS),
@@ -100,9 +103,20 @@ fn torment(args: &Args) -> Result<bool> {
                 Where::Memory => Medium::Memory,
             },
             rate: args.rate,
-            binary: binary.clone(),
-            environment: Vec::new(),
-            out_dir: args.out.join(format!("{seed}-{number:03}-{}", mix.name)),
+            // Only that one has places to crash at.
+            binary: if crashes {
+                binary.with_file_name("quorate-mutant")
+            } else {
+                binary.clone()
+            },
+            environment: match crashes {
+                true => vec![(
+                    CRASH_FILE.to_owned(),
+                    out_dir.join("crash-at").display().to_string(),
+                )],
+                false => Vec::new(),
+            },
+            out_dir,
         };
         one_run(&options, &mut totals);
     }

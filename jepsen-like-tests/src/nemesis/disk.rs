@@ -15,6 +15,9 @@ use crate::bed::DiskFault;
 /// many times a second.
 const ABORT: Duration = Duration::from_secs(20);
 
+/// A write that found no space ends the process within this time.
+const AFTERMATH: Duration = Duration::from_secs(3);
+
 /// A disk without space.
 pub(super) struct Full {
     victim: u64,
@@ -59,7 +62,10 @@ impl Fault for Full {
 
     fn end(&mut self, scene: &Scene<'_>) -> Result<()> {
         scene.bed.free_disk(self.victim)?;
-        scene.revive(self.victim)
+        match self.leave_bytes {
+            0 => scene.revive_after(self.victim, AFTERMATH),
+            _ => Ok(()),
+        }
     }
 }
 

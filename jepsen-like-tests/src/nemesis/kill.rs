@@ -174,10 +174,17 @@ impl Fault for Pause {
     }
 
     fn begin(&mut self, scene: &Scene<'_>) -> Result<()> {
-        scene.bed.pause(self.victim)
+        match scene.bed.is_running(self.victim) {
+            true => scene.bed.pause(self.victim),
+            false => Ok(()),
+        }
     }
 
     fn end(&mut self, scene: &Scene<'_>) -> Result<()> {
-        scene.bed.resume(self.victim)
+        match scene.bed.is_running(self.victim) {
+            true => scene.bed.resume(self.victim),
+            // The watch over processes has seen it.
+            false => Ok(()),
+        }
     }
 }

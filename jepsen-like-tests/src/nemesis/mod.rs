@@ -10,6 +10,7 @@ pub mod plan;
 pub mod scene;
 
 mod clock;
+mod crash;
 mod damage;
 mod disk;
 mod fault;
@@ -227,7 +228,8 @@ fn choose(kind: FaultKind, scene: &Scene<'_>, rng: &mut StdRng) -> Result<Box<dy
         Kind::RollingRestart => Box::new(kill::RollingRestart::new(scene, rng)),
         Kind::FdExhaustion => Box::new(resources::NoFiles::new(scene, rng)),
         Kind::CpuStarvation => Box::new(resources::Starved::new(scene, rng)),
-        Kind::CrashPoint | Kind::MemoryPressure => bail!("there is no such fault yet"),
+        Kind::MemoryPressure => Box::new(resources::NoMemory::new(scene, rng)),
+        Kind::CrashPoint => Box::new(crash::CrashPoint::new(scene, rng)?),
     })
 }
 

@@ -1,4 +1,6 @@
-//! Too little of what a process needs from its machine: file descriptors, processor time.
+//! Too little of what a process needs from its machine: file descriptors, memory, processor time.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::RngExt as _;
@@ -7,6 +9,9 @@ use rand::rngs::StdRng;
 use super::claims::Claim;
 use super::fault::{Fault, processes};
 use super::scene::Scene;
+
+/// A flush that failed for want of something ends the process within this time.
+const AFTERMATH: Duration = Duration::from_secs(3);
 
 /// No more files or connections can be opened.
 pub(super) struct NoFiles {
@@ -54,7 +59,56 @@ impl Fault for NoFiles {
         if scene.bed.is_running(self.victim) {
             scene.bed.unlimit_files(self.victim)?;
         }
-        scene.revive(self.victim)
+        scene.revive_after(self.victim, AFTERMATH)
+    }
+}
+
+/// No more memory can be had.
+pub(super) struct NoMemory {
+    victim: u64,
+    headroom_bytes: u64,
+    claims: Vec<Claim>,
+}
+
+impl NoMemory {
+    pub(super) fn new(scene: &Scene<'_>, rng: &mut StdRng) -> NoMemory {
+        let victim = scene.some_leader(rng);
+        NoMemory {
+            victim,
+            headroom_bytes: rng.random_range(0..=8) << 20,
+            claims: processes(&[victim], rng),
+        }
+    }
+}
+
+impl Fault for NoMemory {
+    fn victims(&self) -> Vec<u64> {
+        vec![self.victim]
+    }
+
+    fn detail(&self) -> String {
+        format!("{} MiB left", self.headroom_bytes >> 20)
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        self.claims.clone()
+    }
+
+    fn still_fits(&self, scene: &Scene<'_>) -> bool {
+        scene.bed.is_running(self.victim)
+    }
+
+    fn begin(&mut self, scene: &Scene<'_>) -> Result<()> {
+        // Whoever can't have memory that it needs, ends.
+        scene.will_be_down(&[self.victim]);
+        scene.bed.limit_memory(self.victim, self.headroom_bytes)
+    }
+
+    fn end(&mut self, scene: &Scene<'_>) -> Result<()> {
+        if scene.bed.is_running(self.victim) {
+            scene.bed.unlimit_memory(self.victim)?;
+        }
+        scene.revive_after(self.victim, AFTERMATH)
     }
 }
 
@@ -87,6 +141,10 @@ impl Fault for Starved {
 
     fn claims(&self) -> Vec<Claim> {
         self.claims.clone()
+    }
+
+    fn still_fits(&self, scene: &Scene<'_>) -> bool {
+        scene.bed.is_running(self.victim)
     }
 
     fn begin(&mut self, scene: &Scene<'_>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What faults have to work with: the bed, who leads, who is up, and whether the others would miss a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub struct Scene<'a> {
     pub recorder: Recorder,
     /// Claims of the faults at work.
     pub claims: Claims,
+    /// The file by which a node is told to crash at a named place, if the binary has such places.
+    pub crash_file: Option<PathBuf>,
     runtime: Handle,
     clients: BTreeMap<u64, Client>,
     /// Nodes that are down, or may go down at any moment, because a fault wants it so.
@@ -69,6 +72,7 @@ impl<'a> Scene<'a> {
             bed,
             recorder,
             claims: Claims::default(),
+            crash_file: None,
             runtime,
             clients,
             down: Mutex::default(),
@@ -241,6 +245,13 @@ impl<'a> Scene<'a> {
             let mut results = starts.into_iter().map(|start| start.join());
             results.try_for_each(|result| result.unwrap_or_else(|_| Err(anyhow!("a start panicked"))))
         })
+    }
+
+    /// Brings a node back that a fault may have ended, or may still end: what it met an instant ago may take a
+    /// moment to reach whoever decides to stop. Once it is up it has to stay up.
+    pub fn revive_after(&self, id: u64, aftermath: Duration) -> Result<()> {
+        self.hold(aftermath, || !self.bed.is_running(id));
+        self.revive(id)
     }
 
     /// Starts a node that a fault may have ended. Once it is up it has to stay up.

@@ -53,6 +53,8 @@ pub struct RunOptions {
     pub out_dir: PathBuf,
 }
 
+/// The variable that tells nodes which file names the place where to crash.
+pub const CRASH_FILE: &str = "QUORATE_CRASH_FILE";
 /// Everything that happened, in the directory of the run.
 const HISTORY: &str = "history.jsonl.zst";
 
@@ -115,7 +117,9 @@ fn torment_and_judge(
     let shards = runtime
         .block_on(verify::await_leaders(&nodes))
         .context("at the start")?;
-    let scene = Scene::new(bed, recorder.clone(), runtime.handle().clone())?;
+    let mut scene = Scene::new(bed, recorder.clone(), runtime.handle().clone())?;
+    let variable = options.environment.iter().find(|(name, _)| name == CRASH_FILE);
+    scene.crash_file = variable.map(|(_, path)| PathBuf::from(path));
     let load = WorkloadOptions {
         samples_per_second: options.rate,
         shards,
