@@ -292,7 +292,7 @@ impl Chart<'_> {
         }
         let top = self.panel(
             markup,
-            "Leader of each shard: the number is the node, a gap is nobody",
+            "Leader of each shard: the number is the node, a gap is nobody or not known",
             LEADER_LANE * shards as f64,
         );
         for (lane, (shard, reigns)) in self.timeline.leaders.iter().enumerate() {

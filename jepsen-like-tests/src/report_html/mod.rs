@@ -47,10 +47,8 @@ pub fn page(summary: &RunSummary, history: &[Operation]) -> String {
                 sections::head(main, summary, &timeline);
                 sections::over_time(main, &timeline);
                 main.element("div", &[("class", &"columns")], |columns| {
-                    columns.element("div", &[], |left| {
-                        sections::verdicts(left, summary);
-                        sections::failovers(left, summary);
-                    });
+                    sections::verdicts(columns, summary);
+                    sections::failovers(columns, summary);
                     sections::coverage(columns, summary);
                 });
                 sections::all_faults(main, &timeline);

@@ -8,6 +8,9 @@ use super::summary::{CheckerResult, Outcome, RunSummary, watches};
 use super::timeline::Timeline;
 use crate::report::quantile;
 
+/// From so few trials no share is worth saying.
+const MIN_TRIALS: usize = 10;
+
 /// The verdict, the figures that matter, and how to repeat the run.
 pub(crate) fn head(main: &mut Markup, summary: &RunSummary, timeline: &Timeline) {
     let violations = summary.violations();
@@ -73,7 +76,7 @@ fn figure(figures: &mut Markup, name: &str, value: impl std::fmt::Display) {
 fn bound(summary: &RunSummary, timeline: &Timeline) -> Option<String> {
     let faults = timeline.faults.len();
     let clean = summary.outcome == Outcome::Passed && summary.violations() == 0;
-    (clean && faults >= 3).then(|| {
+    (clean && faults >= MIN_TRIALS).then(|| {
         let percent = 300.0 / faults as f64;
         format!(
             "No violation in {faults} faults: if they were independent, fewer than {percent:.1} % of such \
@@ -115,8 +118,8 @@ fn chip(markup: &mut Markup, family: Family) {
 }
 
 /// What each checker watches over, and what it found.
-pub(crate) fn verdicts(left: &mut Markup, summary: &RunSummary) {
-    left.element("section", &[], |section| {
+pub(crate) fn verdicts(columns: &mut Markup, summary: &RunSummary) {
+    columns.element("section", &[], |section| {
         section.leaf("h2", &[], "Verdicts");
         section.element("table", &[("class", &"verdicts")], |table| {
             // What is wrong stands first.
@@ -134,7 +137,7 @@ pub(crate) fn verdicts(left: &mut Markup, summary: &RunSummary) {
         );
         section.leaf("p", &[("class", &"note")], unknown);
     });
-    left.line();
+    columns.line();
 }
 
 fn verdict(row: &mut Markup, result: &CheckerResult) {
@@ -161,8 +164,8 @@ fn verdict(row: &mut Markup, result: &CheckerResult) {
 }
 
 /// How long shards went without a leader.
-pub(crate) fn failovers(left: &mut Markup, summary: &RunSummary) {
-    left.element("section", &[], |section| {
+pub(crate) fn failovers(columns: &mut Markup, summary: &RunSummary) {
+    columns.element("section", &[], |section| {
         section.leaf("h2", &[], "Failover");
         if summary.failovers_ms.is_empty() {
             section.leaf("p", &[("class", &"note")], "No shard lost its leader.");
@@ -182,7 +185,7 @@ pub(crate) fn failovers(left: &mut Markup, summary: &RunSummary) {
         }
         section.leaf("p", &[("class", &"note")], note);
     });
-    left.line();
+    columns.line();
 }
 
 /// Which faults were wished for, and which came.
