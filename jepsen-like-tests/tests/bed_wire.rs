@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use quorate_jepsen_like_tests::bed::{Bed, BedOptions, Disturbance, Medium, Peer, Wire, power_off};
-use quorate_jepsen_like_tests::report::{say, skip};
+use quorate_jepsen_like_tests::report::{number_from_env, say, skip};
 use quorate_jepsen_like_tests::wait;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -21,6 +23,8 @@ const SOON: Duration = Duration::from_secs(2);
 const NEVER: Duration = Duration::from_millis(150);
 /// A stream that has ended.
 const SILENCE: Duration = Duration::from_millis(300);
+/// Power cuts of each medium. `QUORATE_TEST_ROUNDS` sets another number.
+const CUTS: u64 = 3;
 
 /// An empty bed, or `None`, said visibly, where none can be made.
 fn bed(test: &str, options: &BedOptions) -> Result<Option<Bed>> {
@@ -356,19 +360,66 @@ fn a_switch_loses_duplicates_and_reorders_by_its_seed() -> Result<()> {
     Ok(())
 }
 
-/// Appends records until the disk fails, each synced before it counts, or not. Returns how many counted.
-fn append_until_cut(path: &Path, sync: bool, counted: &AtomicU64) -> Result<()> {
-    let mut file = File::create(path)?;
-    File::open(path.parent().context("no directory")?)?.sync_all()?;
-    loop {
-        let record = counted.load(Relaxed).to_le_bytes();
-        if file.write_all(&record).is_err() || (sync && file.sync_data().is_err()) {
-            return Ok(());
-        }
-        counted.fetch_add(1, Relaxed);
-        if !sync {
+/// Run in a node's place: appends numbers to `WRITER_FILE` until it is killed, each synced before it counts, or
+/// not, and keeps how many count in `WRITER_COUNT`, which is on another disk.
+#[test]
+#[ignore = "a child of other tests"]
+fn a_writer() -> Result<()> {
+    let path = std::env::var("WRITER_FILE")?;
+    let sync = std::env::var("WRITER_SYNC")? == "true";
+    let count = File::create(std::env::var("WRITER_COUNT")?)?;
+    let mut file = File::create(&path)?;
+    File::open(Path::new(&path).parent().context("no directory")?)?.sync_all()?;
+    for number in 0_u64.. {
+        file.write_all(&number.to_le_bytes())?;
+        if sync {
+            file.sync_data()?;
+        } else {
             std::thread::sleep(Duration::from_micros(20));
         }
+        count.write_all_at(&(number + 1).to_le_bytes(), 0)?;
+    }
+    Ok(())
+}
+
+/// A writer in a node's place.
+struct Writer {
+    file: PathBuf,
+    count: PathBuf,
+}
+
+impl Writer {
+    fn start(bed: &Bed, node: u64, sync: bool) -> Result<Writer> {
+        let writer = Writer {
+            file: bed.mountpoint(node)?.join("records"),
+            count: bed.directory().join(format!("count-{node}")),
+        };
+        let mut arguments = vec![
+            format!("WRITER_FILE={}", writer.file.display()),
+            format!("WRITER_COUNT={}", writer.count.display()),
+            format!("WRITER_SYNC={sync}"),
+            std::env::current_exe()?.display().to_string(),
+        ];
+        arguments.extend(["a_writer", "--exact", "--ignored"].map(str::to_owned));
+        bed.start_program(node, Path::new("env"), &arguments)?;
+        Ok(writer)
+    }
+
+    /// Records that count.
+    fn counted(&self) -> Result<u64> {
+        let bytes = std::fs::read(&self.count)?;
+        Ok(u64::from_le_bytes(
+            bytes.as_slice().try_into().context("none yet")?,
+        ))
+    }
+
+    /// The records there are, as far as they are right.
+    fn stored(&self) -> Result<u64> {
+        let bytes = std::fs::read(&self.file)?;
+        let right = bytes.chunks(8).zip(0_u64..);
+        Ok(right
+            .take_while(|(record, number)| *record == number.to_le_bytes())
+            .count() as u64)
     }
 }
 
@@ -383,20 +434,11 @@ fn check_power_cut(medium: Medium) -> Result<()> {
     let Some(bed) = bed("bed_wire", &options)? else {
         return Ok(());
     };
-    let paths = [
-        bed.mountpoint(1)?.join("synced"),
-        bed.mountpoint(2)?.join("unsynced"),
-    ];
-    let [synced_path, unsynced_path] = &paths;
-    let (synced, unsynced) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let writers = [
-            scope.spawn(|| append_until_cut(synced_path, true, &synced)),
-            scope.spawn(|| append_until_cut(unsynced_path, false, &unsynced)),
-        ];
+    for round in 1..=number_from_env("QUORATE_TEST_ROUNDS", CUTS) {
+        let (careful, careless) = (Writer::start(&bed, 1, true)?, Writer::start(&bed, 2, false)?);
         wait::until("some records", Duration::from_secs(30), || {
             ensure!(
-                synced.load(Relaxed) >= 100 && unsynced.load(Relaxed) >= 5_000,
+                careful.counted()? >= 100 && careless.counted()? >= 1_000,
                 "not yet"
             );
             Ok(())
@@ -404,37 +446,19 @@ fn check_power_cut(medium: Medium) -> Result<()> {
         let began = Instant::now();
         bed.power_cut(&[1, 2])?;
         let took = began.elapsed();
-        for writer in writers {
-            writer
-                .join()
-                .map_err(|_| anyhow::anyhow!("a writer panicked"))??;
-        }
-        let records = |path: &Path| Ok::<u64, anyhow::Error>(std::fs::metadata(path)?.len() / 8);
-        let (kept, left) = (records(synced_path)?, records(unsynced_path)?);
-        let (synced, unsynced) = (synced.load(Relaxed), unsynced.load(Relaxed));
+        let (synced, unsynced) = (careful.counted()?, careless.counted()?);
+        let lost = synced.saturating_sub(careful.stored()?);
+        let gone = unsynced.saturating_sub(careless.stored().unwrap_or(0));
         say(format_args!(
-            "bed_wire: {medium:?}, power cut in {took:.0?}: of {synced} synced records {} lost, of {unsynced} unsynced ones {}",
-            synced.saturating_sub(kept),
-            unsynced - left
+            "bed_wire: {medium:?}, power cut {round} in {took:.0?}: of {synced} synced records {lost} lost, of {unsynced} unsynced ones {gone}"
         ));
-        ensure!(kept >= synced, "{} synced records are lost", synced - kept);
-        ensure!(left < unsynced, "the power cut lost nothing");
-        let bytes = std::fs::read(synced_path)?;
-        let records = bytes.chunks_exact(8).map(|record| {
-            record
-                .iter()
-                .rev()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-        });
-        ensure!(
-            records.take(synced as usize).eq(0..synced),
-            "synced records changed"
-        );
-        // Both disks work again.
-        paths
-            .iter()
-            .try_for_each(|path| Ok(File::create(path)?.sync_all()?))
-    })
+        ensure!(lost == 0, "{lost} of {synced} synced records are lost");
+        ensure!(gone > 0, "the power cut lost nothing");
+        [&careful.count, &careless.count]
+            .into_iter()
+            .try_for_each(std::fs::remove_file)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -445,6 +469,41 @@ fn power_cuts_lose_what_was_not_synced_in_memory() -> Result<()> {
 #[test]
 fn power_cuts_lose_what_was_not_synced_on_disk() -> Result<()> {
     check_power_cut(Medium::Disk)
+}
+
+/// A process that has a copy of the mounts, as many tools have for a moment, keeps a file system alive that is
+/// dead: mounting it again would bring the corpse back.
+#[test]
+fn a_power_cut_waits_until_nobody_holds_the_disk() -> Result<()> {
+    let options = BedOptions {
+        nodes: 1,
+        disk_mib: 64,
+        ..BedOptions::default()
+    };
+    let Some(bed) = bed("bed_wire", &options)? else {
+        return Ok(());
+    };
+    let path = bed.mountpoint(1)?.join("some");
+    let mut holder = Command::new("unshare");
+    holder.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        "echo held; sleep 0.5",
+    ]);
+    let mut holder = holder.stdout(Stdio::piped()).spawn()?;
+    let mut held = [0; 5];
+    holder
+        .stdout
+        .as_mut()
+        .context("no output")?
+        .read_exact(&mut held)?;
+    bed.power_cut(&[1])?;
+    std::fs::write(&path, "alive").and_then(|()| File::open(&path)?.sync_all())?;
+    holder.wait()?;
+    Ok(())
 }
 
 #[test]

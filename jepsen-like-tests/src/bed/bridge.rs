@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::names::{Names, in_hex};
-use super::network::{inner_end, outer_end};
+use super::network::{outer_end, set_up_inner_end};
 use super::{Peer, command};
 
 #[derive(Debug)]
@@ -39,12 +39,7 @@ impl Bridge {
         outer.push_str(&outer_end(names, nodes));
         command::feed("ip", &["-batch", "-"], &outer)?;
         for node in nodes {
-            let namespace = names.namespace(*node);
-            command::feed(
-                "ip",
-                &["-netns", &namespace, "-batch", "-"],
-                &inner_end(names, *node, nodes),
-            )?;
+            set_up_inner_end(names, *node, nodes)?;
         }
         bridge.nft(&format!(
             "table bridge {} {{\n\

@@ -2,12 +2,12 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -164,12 +164,21 @@ impl Disk {
         })
     }
 
+    /// Returns when the kernel has let go of the file system. It doesn't while any process has a copy of the
+    /// mount, as in a mount namespace made meanwhile; mounted again then, it would be as dead as before.
     fn unmount(&self) -> Result<()> {
-        wait::until(
-            format_args!("{} to be unmounted", self.mountpoint.display()),
-            UNMOUNT,
-            || Ok(unmount(&self.mountpoint, UnmountFlags::empty())?),
-        )
+        let what = format!("{} to be unmounted", self.mountpoint.display());
+        wait::until(&what, UNMOUNT, || {
+            Ok(unmount(&self.mountpoint, UnmountFlags::empty())?)
+        })?;
+        let exclusive = i32::try_from(OFlags::EXCL.bits())?;
+        let mut open = File::options();
+        open.read(true).custom_flags(exclusive);
+        wait::until(&what, UNMOUNT, || {
+            open.open(&self.device)
+                .map(|_| ())
+                .with_context(|| format!("{} is in use elsewhere", self.device.display()))
+        })
     }
 }
 

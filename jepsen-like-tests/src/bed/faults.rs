@@ -82,7 +82,8 @@ impl Bed {
     pub fn power_cut(&self, ids: &[u64]) -> Result<()> {
         let hosts = self.hosts(ids)?;
         let mut states: Vec<_> = hosts.iter().map(|host| (host.id, host.lock())).collect();
-        // First nobody acts any more; else one could tell another of what is about to be lost.
+        // First nobody acts any more, nor is in the middle of a system call: one could tell another of what is
+        // about to be lost, and a sync that runs while the file system is shut down may say that it was done.
         for (id, state) in &mut states {
             if state.running_pid(*id).is_ok() {
                 state.pause(*id)?;

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use super::bridge::Bridge;
 use super::names::Names;
 use super::switch::Switch;
-use super::{Disturbance, Peer, Wire};
+use super::{Disturbance, Peer, Wire, command};
 
 #[derive(Debug)]
 pub(super) enum Network {
@@ -71,9 +71,9 @@ impl Network {
     }
 }
 
-/// Commands for `ip -batch` that set up the inner end of a node's link, called `eth0`. Neighbours are fixed, so
-/// that a cut is silent: with ARP, the kernel would notice it and tell the node.
-pub(super) fn inner_end(names: &Names, node: u64, nodes: &[u64]) -> String {
+/// Sets up the inner end of a node's link, called `eth0`. Neighbours are fixed, so that a cut is silent: with ARP,
+/// the kernel would notice it and tell the node.
+pub(super) fn set_up_inner_end(names: &Names, node: u64, nodes: &[u64]) -> Result<()> {
     let mut batch = format!(
         "link set lo up\nlink set eth0 addrgenmode none\naddr add {}/24 dev eth0\nlink set eth0 up\n",
         names.node_address(node)
@@ -90,7 +90,9 @@ pub(super) fn inner_end(names: &Names, node: u64, nodes: &[u64]) -> String {
         names.hardware_address(None),
         "eth0",
     ));
-    batch
+    // Not `ip -netns`: it would have copies of all mounts for a moment, and keep disks from being unmounted.
+    let namespace = format!("--net={}", names.namespace_path(node).display());
+    command::feed("nsenter", &[&namespace, "--", "ip", "-batch", "-"], &batch).map(|_| ())
 }
 
 /// Commands for `ip -batch` that set up the orchestrator's end.

@@ -16,7 +16,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::names::{Names, in_hex};
-use super::network::{inner_end, outer_end};
+use super::network::{outer_end, set_up_inner_end};
 use super::{Disturbance, Peer, Switched, command, tap};
 
 /// How soon the thread notices that it should end.
@@ -77,11 +77,7 @@ impl Switch {
             let moved =
                 format!("link set {port} address {address}\nlink set {port} netns {namespace} name eth0\n");
             command::feed("ip", &["-batch", "-"], &moved)?;
-            command::feed(
-                "ip",
-                &["-netns", &namespace, "-batch", "-"],
-                &inner_end(names, *node, nodes),
-            )?;
+            set_up_inner_end(names, *node, nodes)?;
         }
         let device = names.bridge();
         ports.push(Port::open(Peer::Clients, &device, names)?);
