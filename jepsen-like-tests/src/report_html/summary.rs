@@ -1,5 +1,6 @@
 //! What a run says of itself on its page. Plain data, filled by whoever ran it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,27 @@ pub struct CheckerResult {
     pub examples: Vec<String>,
 }
 
+impl CheckerResult {
+    /// Results of every checker known and of every one that found something. `shown` is a checker's name with what it
+    /// saw, as often as there is something to show.
+    pub fn all(violations: &BTreeMap<String, u64>, shown: &[(String, String)]) -> Vec<CheckerResult> {
+        let known: BTreeSet<&str> = CHECKERS.iter().map(|(name, _)| *name).collect();
+        let found = violations.keys().map(String::as_str);
+        let others = found.filter(|name| !known.contains(name));
+        let names = CHECKERS.iter().map(|(name, _)| *name).chain(others);
+        let result = |name: &str| CheckerResult {
+            name: name.to_owned(),
+            violations: violations.get(name).copied().unwrap_or_default(),
+            examples: shown
+                .iter()
+                .filter(|(rule, _)| rule == name)
+                .map(|(_, what)| what.clone())
+                .collect(),
+        };
+        names.map(result).collect()
+    }
+}
+
 /// How often a kind of fault was wished for and came.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
@@ -81,7 +103,7 @@ pub struct Coverage {
 }
 
 /// Every checker with what it watches over.
-pub const CHECKERS: [(&str, &str); 15] = [
+pub const CHECKERS: [(&str, &str); 16] = [
     ("lost", "Every acknowledged sample is returned by every node."),
     (
         "invented",
@@ -111,6 +133,10 @@ pub const CHECKERS: [(&str, &str); 15] = [
         "A read at an applied index holds every entry up to it and none after it.",
     ),
     (
+        "promql",
+        "A PromQL query answers what the samples stored at its time give.",
+    ),
+    (
         "diverged",
         "Replicas of a shard at one index hold the same, bit for bit.",
     ),
@@ -133,5 +159,21 @@ impl RunSummary {
     /// Violations of all checkers.
     pub fn violations(&self) -> u64 {
         self.checkers.iter().map(|checker| checker.violations).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checker_that_this_page_does_not_know_is_not_passed_over() {
+        let violations = BTreeMap::from([("lost".to_owned(), 2), ("brand_new".to_owned(), 3)]);
+        let shown = ["a", "b"].map(|what| ("brand_new".to_owned(), what.to_owned()));
+        let results = CheckerResult::all(&violations, &shown);
+        assert_eq!(results.len(), CHECKERS.len() + 1);
+        assert_eq!(results.iter().map(|result| result.violations).sum::<u64>(), 5);
+        let new = results.last().unwrap();
+        assert_eq!((new.name.as_str(), new.examples.len()), ("brand_new", 2));
     }
 }

@@ -11,7 +11,7 @@ use crate::checker::Verdict;
 use crate::failover::{Times, write_failovers};
 use crate::history::{Action, FaultKind, Operation};
 use crate::nemesis::Deeds;
-use crate::report_html::{CHECKERS, CheckerResult, Coverage, Outcome, RunSummary};
+use crate::report_html::{CheckerResult, Coverage, Outcome, RunSummary};
 
 /// Everything that a run says.
 #[derive(Debug, Clone, Serialize)]
@@ -142,16 +142,6 @@ impl RunResult {
             (false, _) if self.violations.is_empty() => Outcome::Broken(self.troubles.join("; ")),
             (false, _) => Outcome::Failed,
         };
-        let checker = |(name, _): &(&str, &str)| CheckerResult {
-            name: (*name).to_owned(),
-            violations: self.violations.get(*name).copied().unwrap_or_default(),
-            examples: self
-                .shown
-                .iter()
-                .filter(|(rule, _)| rule == name)
-                .map(|(_, what)| what.clone())
-                .collect(),
-        };
         let coverage = |kind: &FaultKind| Coverage {
             kind: *kind,
             wished: 1,
@@ -182,7 +172,7 @@ impl RunResult {
             acked: self.acked,
             unknown_stored: self.unknown_stored,
             unknown_absent: self.unknown_absent,
-            checkers: CHECKERS.iter().map(checker).collect(),
+            checkers: CheckerResult::all(&self.violations, &self.shown),
             coverage: options.mix.kinds.iter().map(coverage).collect(),
             failovers_ms: self.failover_ms.clone(),
             failovers_unfinished: self.failover_unfinished as u64,
