@@ -23,6 +23,8 @@ const QUERY_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_IN_FLIGHT: usize = 200;
 /// Probes tried to find one in each shard.
 const MAX_CANDIDATES: u32 = 2_000;
+/// How old the newest sample of a probe may be: older than any run. Some are written once, to find a shard.
+const LOOKBACK: Duration = Duration::from_secs(24 * 3_600);
 /// After this time a query has failed.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -208,6 +210,7 @@ async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, Client
             &QueryOptions {
                 read,
                 time_ms,
+                lookback: Some(LOOKBACK),
                 ..QueryOptions::default()
             },
         )

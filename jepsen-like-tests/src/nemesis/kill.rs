@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
@@ -101,19 +101,31 @@ impl Fault for KillAll {
 /// SIGTERM to one node after another; each is back before the next one goes.
 pub(super) struct RollingRestart {
     ids: Vec<u64>,
+    /// Nodes whose requests could not all be answered in time, as when they can't reach the others.
+    in_haste: Vec<u64>,
 }
 
 impl RollingRestart {
     pub(super) fn new(scene: &Scene<'_>, rng: &mut StdRng) -> RollingRestart {
         let mut ids = scene.ids();
         ids.shuffle(rng);
-        RollingRestart { ids }
+        RollingRestart {
+            ids,
+            in_haste: Vec::new(),
+        }
     }
 }
 
 impl Fault for RollingRestart {
     fn victims(&self) -> Vec<u64> {
         self.ids.clone()
+    }
+
+    fn detail(&self) -> String {
+        match self.in_haste.is_empty() {
+            true => String::new(),
+            false => format!("requests were left unanswered by {:?}", self.in_haste),
+        }
     }
 
     fn claims(&self) -> Vec<Claim> {
@@ -127,7 +139,13 @@ impl Fault for RollingRestart {
     fn during(&mut self, scene: &Scene<'_>, hold: Duration) -> Result<()> {
         for id in &self.ids {
             scene.will_be_down(&[*id]);
-            scene.bed.stop_node(*id, STOP)?;
+            if let Err(error) = scene.bed.stop_node(*id, STOP) {
+                // It says so with its status, and ends all the same.
+                let ended = !scene.bed.is_running(*id);
+                let exit = scene.bed.exit_of(*id).unwrap_or_default();
+                ensure!(ended && exit == "exit status: 1", "{exit}: {error:#}");
+                self.in_haste.push(*id);
+            }
             scene.start_sound(*id)?;
             scene.hold(hold, || false);
         }
