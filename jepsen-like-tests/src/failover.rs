@@ -1,6 +1,8 @@
 //! How long each shard takes no writes after its leader was killed, and how long queries fail.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use crate::history::{Action, FaultKind, Level, Operation, Orphan, Phase, Stage};
 use crate::report::quantile;
@@ -28,14 +30,14 @@ impl Times {
         }
     }
 
+    /// The cases that ended, sorted.
+    pub fn sorted_ms(&self) -> &[f64] {
+        &self.sorted_ms
+    }
+
     /// How many cases there are.
     pub fn len(&self) -> usize {
         self.sorted_ms.len() + self.unfinished
-    }
-
-    /// All times that came to an end, in milliseconds, the shortest first.
-    pub fn sorted_ms(&self) -> &[f64] {
-        &self.sorted_ms
     }
 
     /// Whether nothing was measured.
@@ -72,35 +74,110 @@ impl fmt::Display for Times {
     }
 }
 
-/// For every kill and every shard orphaned by it: until the first write that a later leader of the shard
-/// committed was acknowledged.
-pub fn write_failovers(history: &[Operation]) -> Times {
-    let mut times = Vec::new();
-    for (at, kill) in history.iter().enumerate() {
-        for orphan in orphaned_by_kill(&kill.action) {
-            let acked = history.iter().skip(at).find(|operation| match &operation.action {
-                Action::Write { receipts, .. } if operation.stage == Stage::Ok => receipts
-                    .iter()
-                    .any(|receipt| receipt.shard == orphan.shard && receipt.term > orphan.term),
-                _ => false,
-            });
-            times.push(acked.map(|acked| acked.time_us - kill.time_us));
-        }
-    }
-    Times::new(times)
+/// A shard that lost its leader.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    /// What did it; a kill that is recorded as such has no kind.
+    kind: Option<FaultKind>,
+    began_us: u64,
+    /// When the fault was healed, if it was.
+    healed_us: Option<u64>,
+    orphan: Orphan,
 }
 
-/// The shards that lost their leader when one node was killed and the others were not.
-fn orphaned_by_kill(action: &Action) -> &[Orphan] {
-    match action {
-        Action::Kill { orphaned, .. }
-        | Action::Fault {
-            kind: FaultKind::KillLeader | FaultKind::KillRandom,
-            phase: Phase::Begin,
-            orphaned,
-            ..
-        } => orphaned,
-        _ => &[],
+/// For every kill of one node and every shard orphaned by it: until the first write that a later leader of the
+/// shard committed was acknowledged.
+pub fn write_failovers(history: &[Operation]) -> Times {
+    let acks = Acks::of(history);
+    let one_killed = [None, Some(FaultKind::KillLeader), Some(FaultKind::KillRandom)];
+    let kills = outages(history)
+        .into_iter()
+        .filter(|outage| one_killed.contains(&outage.kind));
+    Times::new(kills.map(|outage| acks.end_of(&outage)).collect())
+}
+
+/// The same for every kind of fault that orphaned shards. Where the old leader leads on after the healing, its
+/// first acknowledgement then ends the outage.
+pub fn failovers_by_kind(history: &[Operation]) -> BTreeMap<FaultKind, Times> {
+    let acks = Acks::of(history);
+    let mut times: BTreeMap<FaultKind, Vec<Option<u64>>> = BTreeMap::new();
+    for outage in outages(history) {
+        if let Some(kind) = outage.kind {
+            times.entry(kind).or_default().push(acks.end_of(&outage));
+        }
+    }
+    times
+        .into_iter()
+        .map(|(kind, times)| (kind, Times::new(times)))
+        .collect()
+}
+
+fn outages(history: &[Operation]) -> Vec<Outage> {
+    let mut outages = Vec::new();
+    let mut of_fault: BTreeMap<u64, Range<usize>> = BTreeMap::new();
+    for operation in history {
+        let began_us = operation.time_us;
+        let outage = |kind: Option<FaultKind>| {
+            move |orphan: &Orphan| Outage {
+                kind,
+                began_us,
+                healed_us: None,
+                orphan: *orphan,
+            }
+        };
+        match &operation.action {
+            Action::Kill { orphaned, .. } => outages.extend(orphaned.iter().map(outage(None))),
+            Action::Fault {
+                id,
+                kind,
+                phase: Phase::Begin,
+                orphaned,
+                ..
+            } => {
+                let first = outages.len();
+                outages.extend(orphaned.iter().map(outage(Some(*kind))));
+                of_fault.insert(*id, first..outages.len());
+            }
+            Action::Fault { id, .. } => {
+                let own = of_fault.remove(id).unwrap_or_default();
+                let own = outages.get_mut(own).unwrap_or_default();
+                own.iter_mut()
+                    .for_each(|outage| outage.healed_us = Some(operation.time_us));
+            }
+            _ => {}
+        }
+    }
+    outages
+}
+
+/// Acknowledgements of each shard, in the order of time: when, and the term of the leader that committed.
+struct Acks(BTreeMap<u32, Vec<(u64, u64)>>);
+
+impl Acks {
+    fn of(history: &[Operation]) -> Acks {
+        let mut acks: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+        for operation in history {
+            let Action::Write { receipts, .. } = &operation.action else {
+                continue;
+            };
+            for receipt in receipts.iter().filter(|_| operation.stage == Stage::Ok) {
+                let of_shard = acks.entry(receipt.shard).or_default();
+                of_shard.push((operation.time_us, receipt.term));
+            }
+        }
+        Acks(acks)
+    }
+
+    /// How long the outage lasted.
+    fn end_of(&self, outage: &Outage) -> Option<u64> {
+        let acks = self.0.get(&outage.orphan.shard)?;
+        let from = acks.partition_point(|(time_us, _)| *time_us < outage.began_us);
+        let ends = |(time_us, term): &&(u64, u64)| {
+            let healed = outage.healed_us.is_some_and(|healed_us| healed_us <= *time_us);
+            *term > outage.orphan.term || (healed && *term == outage.orphan.term)
+        };
+        let (time_us, _) = acks.get(from..)?.iter().find(ends)?;
+        Some(time_us - outage.began_us)
     }
 }
 
@@ -291,6 +368,41 @@ mod tests {
             (1, Some(500.0), None)
         );
         assert!(times.to_string().contains("never"));
+    }
+
+    fn fault(ms: u64, phase: Phase) -> (u64, Stage, Action) {
+        let orphaned = match phase {
+            Phase::Begin => vec![Orphan { shard: 1, term: 4 }, Orphan { shard: 2, term: 7 }],
+            Phase::End => Vec::new(),
+        };
+        let (id, kind, victims, detail) = (3, FaultKind::Pause, vec![1], String::new());
+        let action = Action::Fault {
+            id,
+            kind,
+            phase,
+            victims,
+            detail,
+            orphaned,
+        };
+        (ms, Stage::Info, action)
+    }
+
+    #[test]
+    fn a_leader_that_stays_ends_an_outage_only_after_the_healing() {
+        let times = failovers_by_kind(&history(vec![
+            ack(90, 1, 4),
+            fault(100, Phase::Begin),
+            // Committed before the fault, arrived late.
+            ack(110, 1, 4),
+            ack(400, 2, 8),
+            fault(600, Phase::End),
+            ack(700, 1, 4),
+        ]));
+        let expected = Times {
+            sorted_ms: vec![300.0, 600.0],
+            unfinished: 0,
+        };
+        assert_eq!(times, BTreeMap::from([(FaultKind::Pause, expected)]));
     }
 
     #[test]

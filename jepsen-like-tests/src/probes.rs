@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use quorate_client::{Client, ClientError, QueryOptions, ReadLevel, Value};
+use quorate_client::{Client, ClientError, QueryOptions, Value};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::cluster::{Node, client_of_all};
-use crate::history::{Action, BOUND_US, Level, Recorder, Stage};
+use crate::history::{Action, Level, Recorder, Stage};
 use crate::values::{Batch, FIRST_PROBE, PROBE_METRIC, SeriesId};
-use crate::workload::{conclude, now_ms, series_of};
+use crate::workload::{conclude, now_ms, read_level, series_of};
 
 /// How exactly outages are measured.
 const WRITE_INTERVAL: Duration = Duration::from_millis(25);
@@ -25,6 +25,8 @@ const MAX_IN_FLIGHT: usize = 200;
 const MAX_CANDIDATES: u32 = 2_000;
 /// How old the newest sample of a probe may be: older than any run. Some are written once, to find a shard.
 const LOOKBACK: Duration = Duration::from_secs(24 * 3_600);
+/// How far ahead of now the newest sample of a probe may be: each is later than the last.
+const NEWEST_AHEAD_MS: i64 = 1_000;
 /// After this time a query has failed.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -197,19 +199,13 @@ async fn query_steadily(
 
 /// The newest value of each probe, which is its batch number.
 async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, ClientError> {
-    let read = match level {
-        Level::Linearizable => ReadLevel::Linearizable,
-        Level::Bounded => ReadLevel::Bounded(Duration::from_micros(BOUND_US)),
-        Level::Local => ReadLevel::Local,
-    };
-    // At the time of the clients, by which the samples were stamped: a node's clock may be wrong.
-    let time_ms = Some(now_ms());
+    // At a time of this process, which gave the samples theirs, and not the server's, whose clock may be wrong.
     let answer = client
         .instant(
             PROBE_METRIC,
             &QueryOptions {
-                read,
-                time_ms,
+                read: read_level(level),
+                time_ms: Some(now_ms() + NEWEST_AHEAD_MS),
                 lookback: Some(LOOKBACK),
                 ..QueryOptions::default()
             },

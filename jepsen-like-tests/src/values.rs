@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 pub const FIRST_PROBE: u32 = 1_000;
 /// Metric of probes.
 pub const PROBE_METRIC: &str = "probe_value";
-/// Metrics over which the series of a load writer are spread.
-const LOAD_METRICS: u32 = 10;
+/// Metrics over which the series of a writer are spread.
+const METRICS: u32 = 10;
+/// Batches that a series lives for, where series come and go.
+pub const LIFE: u64 = 6;
 /// Every so many samples one is of a kind that careless code alters.
 const SPECIAL_EVERY: u64 = 61;
 
@@ -26,7 +28,63 @@ const SPECIAL_BITS: [u64; 10] = [
     0x4340_0000_0000_0001, // beyond 2^53
 ];
 
-/// One write: a sample of each of the writer's series, all at one time.
+/// What a writer does. It follows from the writer's number, so that a history need not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Appends to the same series, in order.
+    Load,
+    /// As load, one sample at a time; the value is the batch's number.
+    Probe,
+    /// As load; values are whole numbers that grow, so that sums can be foretold.
+    Whole,
+    /// Several batches for the same timestamps, of which one may win.
+    Overwrite,
+    /// In any order, up to many minutes late.
+    Late,
+    /// The same batch to all nodes at once.
+    Storm,
+    /// New series all the time.
+    Churn,
+}
+
+impl Kind {
+    const ALL: [(u32, Kind); 7] = [
+        (0, Kind::Load),
+        (FIRST_PROBE, Kind::Probe),
+        (10_000, Kind::Whole),
+        (20_000, Kind::Overwrite),
+        (30_000, Kind::Late),
+        (40_000, Kind::Storm),
+        (50_000, Kind::Churn),
+    ];
+
+    /// What the writer of this number does.
+    pub fn of(writer: u32) -> Kind {
+        let known = Kind::ALL.iter().rev().find(|(first, _)| *first <= writer);
+        known.map_or(Kind::Load, |(_, kind)| *kind)
+    }
+
+    /// The number of its writer `at`, from 0.
+    pub fn writer(self, at: u32) -> u32 {
+        let first = Kind::ALL.iter().find(|(_, kind)| *kind == self);
+        first.map_or(0, |(first, _)| first + at)
+    }
+
+    /// The label `job` of its series, and the beginning of their metrics.
+    pub fn job(self) -> &'static str {
+        match self {
+            Kind::Load => "load",
+            Kind::Probe => "probe",
+            Kind::Whole => "whole",
+            Kind::Overwrite => "overwrite",
+            Kind::Late => "late",
+            Kind::Storm => "storm",
+            Kind::Churn => "churn",
+        }
+    }
+}
+
+/// One write: a sample of each of some series, all at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Batch {
     /// Who writes.
@@ -35,7 +93,7 @@ pub struct Batch {
     pub number: u64,
     /// How many series.
     pub series: u32,
-    /// Of every sample, in milliseconds since the Unix epoch. Grows with `number`.
+    /// Of every sample, in milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
 }
 
@@ -62,46 +120,77 @@ pub struct Entry {
 impl Batch {
     /// The samples it writes.
     pub fn entries(self) -> impl Iterator<Item = Entry> {
-        (0..self.series).map(move |number| Entry {
+        let (writer, first) = (self.writer, self.first_series());
+        (0..self.series).map(move |at| Entry {
             series: SeriesId {
-                writer: self.writer,
-                number,
+                writer,
+                number: first + at,
             },
             timestamp_ms: self.timestamp_ms,
-            bits: self.bits(number),
+            bits: self.bits(at),
         })
     }
 
-    fn bits(self, series: u32) -> u64 {
-        if self.writer >= FIRST_PROBE {
-            return (self.number as f64).to_bits();
+    /// Of its series, the one with the lowest number; the others follow.
+    pub fn first_series(self) -> u32 {
+        match Kind::of(self.writer) {
+            Kind::Churn => {
+                u32::try_from(self.number / LIFE).unwrap_or(u32::MAX / self.series.max(1)) * self.series
+            }
+            _ => 0,
         }
+    }
+
+    /// The bits that it writes to a series, if it writes to it.
+    pub fn bits_of(self, series: u32) -> Option<u64> {
+        let at = series.checked_sub(self.first_series())?;
+        (at < self.series).then(|| self.bits(at))
+    }
+
+    /// The bits of its sample `at`.
+    fn bits(self, at: u32) -> u64 {
         let sequence = self
             .number
             .wrapping_mul(u64::from(self.series))
-            .wrapping_add(u64::from(series));
-        if sequence % SPECIAL_EVERY == 0 {
-            let kind = (sequence / SPECIAL_EVERY) % SPECIAL_BITS.len() as u64;
-            return SPECIAL_BITS.get(kind as usize).copied().unwrap_or_default();
+            .wrapping_add(u64::from(at));
+        match Kind::of(self.writer) {
+            Kind::Probe => (self.number as f64).to_bits(),
+            // Unique over all writers, and a hundred of them add up below 2^53.
+            Kind::Whole => (((u64::from(self.writer % 1_000) + 1) << 36 | sequence) as f64).to_bits(),
+            // Contenders for one timestamp must be told apart.
+            kind if kind != Kind::Overwrite && sequence % SPECIAL_EVERY == 0 => {
+                let kind = (sequence / SPECIAL_EVERY) % SPECIAL_BITS.len() as u64;
+                SPECIAL_BITS.get(kind as usize).copied().unwrap_or_default()
+            }
+            // A finite number whose bits spell writer and sequence.
+            _ => 0x4 << 60 | u64::from(self.writer & 0xffff) << 44 | sequence & 0xfff_ffff_ffff,
         }
-        // A finite number whose bits spell writer and sequence.
-        0x4 << 60 | u64::from(self.writer & 0xffff) << 44 | sequence & 0xfff_ffff_ffff
     }
 }
 
 impl SeriesId {
     /// The labels, sorted by name.
-    pub fn labels(self) -> [(&'static str, String); 4] {
-        let (metric, job) = match self.writer >= FIRST_PROBE {
-            true => (PROBE_METRIC.to_owned(), "probe"),
-            false => (format!("load_{}", self.number % LOAD_METRICS), "load"),
+    pub fn labels(self) -> Vec<(&'static str, String)> {
+        let kind = Kind::of(self.writer);
+        let job = kind.job();
+        let metric = match kind {
+            Kind::Probe => PROBE_METRIC.to_owned(),
+            _ => format!("{job}_{}", self.number % METRICS),
         };
-        [
+        let mut labels = vec![
             ("__name__", metric),
             ("instance", format!("writer-{}", self.writer)),
             ("job", job.to_owned()),
-            ("series", self.number.to_string()),
-        ]
+        ];
+        // A label that only some of them have.
+        let zone = match (kind, self.number % 3) {
+            (Kind::Whole | Kind::Storm | Kind::Churn, 0) => Some("east"),
+            (Kind::Whole | Kind::Storm | Kind::Churn, 1) => Some("west"),
+            _ => None,
+        };
+        labels.push(("series", self.number.to_string()));
+        labels.extend(zone.map(|zone| ("zone", zone.to_owned())));
+        labels
     }
 
     /// The series of these labels, if they are exactly those of one.
@@ -125,6 +214,21 @@ impl SeriesId {
             .map(|(name, value)| (*name, value.as_str()))
             .eq(labels.iter().copied());
         same.then_some(id)
+    }
+
+    /// As [`SeriesId::from_labels`], where PromQL has dropped the metric's name.
+    pub fn from_labels_without_name<'a>(
+        labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Option<SeriesId> {
+        let labels: Vec<(&str, &str)> = labels.into_iter().collect();
+        let value = |name: &str| labels.iter().find(|(known, _)| *known == name);
+        let id = SeriesId {
+            writer: value("instance")?.1.strip_prefix("writer-")?.parse().ok()?,
+            number: value("series")?.1.parse().ok()?,
+        };
+        let own = id.labels();
+        let name = own.first().map(|(name, value)| (*name, value.as_str()));
+        SeriesId::from_labels(labels.into_iter().chain(name))
     }
 
     /// A selector of all series of a writer.
@@ -177,6 +281,44 @@ mod tests {
     }
 
     #[test]
+    fn whole_values_grow_and_add_up_exactly() {
+        let batch = |number| Batch {
+            writer: Kind::Whole.writer(9),
+            number,
+            series: 50,
+            timestamp_ms: 0,
+        };
+        let value = |number, series| f64::from_bits(batch(number).bits_of(series).unwrap());
+        assert!(value(0, 49) < value(1, 0) && value(0, 1) < value(1, 1));
+        let last = value(1 << 28, 49);
+        assert!(last.fract() == 0.0 && last * 100.0 < 2_f64.powi(53));
+    }
+
+    #[test]
+    fn series_that_come_and_go_live_for_some_batches() {
+        let batch = |number| Batch {
+            writer: Kind::Churn.writer(0),
+            number,
+            series: 10,
+            timestamp_ms: 0,
+        };
+        let series = |number| {
+            batch(number)
+                .entries()
+                .map(|entry| entry.series.number)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(series(0), series(LIFE - 1));
+        assert_eq!(series(LIFE), (10..20).collect::<Vec<_>>());
+        assert_eq!(batch(LIFE).bits_of(9), None);
+        assert_eq!(batch(LIFE).bits_of(20), None);
+        assert_eq!(
+            batch(LIFE).bits_of(19),
+            batch(LIFE).entries().last().map(|entry| entry.bits)
+        );
+    }
+
+    #[test]
     fn labels_name_their_series() {
         for id in [
             SeriesId {
@@ -187,11 +329,15 @@ mod tests {
                 writer: FIRST_PROBE + 2,
                 number: 0,
             },
+            SeriesId {
+                writer: Kind::Churn.writer(3),
+                number: 4_001,
+            },
         ] {
             let labels = id.labels();
             let pairs = || labels.iter().map(|(name, value)| (*name, value.as_str()));
             assert_eq!(SeriesId::from_labels(pairs()), Some(id));
-            assert_eq!(SeriesId::from_labels(pairs().chain([("zone", "x")])), None);
+            assert_eq!(SeriesId::from_labels(pairs().chain([("rack", "x")])), None);
             assert_eq!(SeriesId::from_labels(pairs().skip(1)), None);
         }
     }

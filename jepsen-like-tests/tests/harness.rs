@@ -336,7 +336,7 @@ async fn verdict(fault: Fault) -> Result<Verdict> {
 
 async fn first_violation(fault: Fault) -> Result<Violation> {
     let verdict = verdict(fault).await?;
-    let kinds: Vec<_> = verdict.shown.iter().map(std::mem::discriminant).collect();
+    let kinds: Vec<_> = verdict.shown.iter().map(Violation::checker).collect();
     ensure!(
         kinds.windows(2).all(|pair| pair[0] == pair[1]),
         "{fault:?} is taken for several things: {verdict:#?}"
@@ -377,5 +377,5 @@ finds! {
     finds_a_sample_twice: Repeats => Violation::Repeated(_),
     finds_a_series_of_nobody: Haunted => Violation::UnknownSeries(_),
     finds_a_stale_read: Stale => Violation::Stale { .. },
-    finds_two_leaders: SplitBrain => Violation::TwoTerms { .. },
+    finds_two_leaders: SplitBrain => Violation::TwoTerms { .. } | Violation::LogWentBack { .. },
 }

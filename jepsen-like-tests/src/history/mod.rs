@@ -1,6 +1,5 @@
 //! What was done to the cluster and what it answered, one operation a line, in Jepsen's shape.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 
 use anyhow::{Context as _, Result};
@@ -10,12 +9,16 @@ use crate::values::Batch;
 
 mod fault;
 mod file;
+mod found;
+mod outcomes;
 mod read;
 mod recorder;
 mod zstd;
 
 pub use fault::{FaultKind, Phase};
 pub use file::{Recorded, read_file};
+pub use found::{Found, Group, GroupSum, Sorter};
+pub use outcomes::{BatchOutcome, Commit, Outcomes, State, WriterOutcomes};
 pub use read::{
     Answer, BOUND_US, Form, Level, Matcher, Pattern, Question, Read, STEPS, SeriesPoints, ShardRead,
 };
@@ -121,6 +124,22 @@ pub enum Action {
         /// How, with the end of its log.
         detail: String,
     },
+    /// What a node says of its replicas after healing, once all have applied the same.
+    Checksums {
+        /// The node.
+        node: u64,
+        /// Each data shard that it holds.
+        groups: Vec<GroupSum>,
+    },
+    /// What a node holds of a writer after healing.
+    Found(Box<Found>),
+    /// Series that a node holds and no writer wrote.
+    Strangers {
+        /// The node.
+        node: u64,
+        /// Their labels.
+        series: Vec<String>,
+    },
     /// SIGKILL of a node; recorded just before.
     Kill {
         /// The victim.
@@ -172,46 +191,6 @@ pub struct Orphan {
     pub shard: u32,
     /// The term of the leader it lost.
     pub term: u64,
-}
-
-/// What is known about each batch.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcomes {
-    /// Acknowledged at least once.
-    pub acked: BTreeSet<Batch>,
-    /// Sent, with no answer that decides.
-    pub unknown: BTreeSet<Batch>,
-    /// Every attempt was refused for good.
-    pub refused: BTreeSet<Batch>,
-}
-
-impl Outcomes {
-    /// Sums up all attempts of each batch. One without an answer is unknown.
-    pub fn of(history: &[Operation]) -> Outcomes {
-        let mut attempts: BTreeMap<Batch, (u64, u64, bool)> = BTreeMap::new();
-        for operation in history {
-            let Action::Write { batch, .. } = &operation.action else {
-                continue;
-            };
-            let (sent, refused, acked) = attempts.entry(*batch).or_default();
-            match operation.stage {
-                Stage::Invoke => *sent += 1,
-                Stage::Fail => *refused += 1,
-                Stage::Ok => *acked = true,
-                Stage::Info => {}
-            }
-        }
-        let mut outcomes = Outcomes::default();
-        for (batch, (sent, refused, acked)) in attempts {
-            let set = match (acked, refused >= sent) {
-                (true, _) => &mut outcomes.acked,
-                (false, true) => &mut outcomes.refused,
-                (false, false) => &mut outcomes.unknown,
-            };
-            set.insert(batch);
-        }
-        outcomes
-    }
 }
 
 /// Writes a history, a JSON object a line.
@@ -360,28 +339,5 @@ mod tests {
             (Some("invoke"), Some("write"), Some(0))
         );
         assert_eq!(read_lines(text.as_slice()).unwrap(), recorder.operations());
-    }
-
-    #[test]
-    fn what_is_not_known_is_neither_acked_nor_refused() {
-        let recorder = Recorder::default();
-        for (number, stages) in [
-            (1, vec![Stage::Invoke, Stage::Ok]),
-            (2, vec![Stage::Invoke, Stage::Info]),
-            (3, vec![Stage::Invoke]),
-            (4, vec![Stage::Invoke, Stage::Fail]),
-            (5, vec![Stage::Invoke, Stage::Info, Stage::Invoke, Stage::Ok]),
-            (6, vec![Stage::Invoke, Stage::Info, Stage::Invoke, Stage::Fail]),
-            (7, vec![Stage::Invoke, Stage::Fail, Stage::Invoke]),
-        ] {
-            stages
-                .into_iter()
-                .for_each(|stage| recorder.record(stage, write(number)));
-        }
-        let outcomes = Outcomes::of(&recorder.operations());
-        let numbers = |set: &BTreeSet<Batch>| set.iter().map(|batch| batch.number).collect::<Vec<_>>();
-        assert_eq!(numbers(&outcomes.acked), [1, 5]);
-        assert_eq!(numbers(&outcomes.unknown), [2, 3, 6, 7]);
-        assert_eq!(numbers(&outcomes.refused), [4]);
     }
 }
