@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::http::Http;
 use crate::remote_write::{self, TimeSeries};
 use crate::values::{Batch, FIRST_PROBE};
+use crate::wait;
 use crate::workload::now_ms;
 
 /// How long a writer waits for an answer.
@@ -62,6 +63,7 @@ impl Sent {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    any_acked: Arc<AtomicBool>,
     threads: Vec<JoinHandle<(Writer, Result<Vec<Sent>>)>>,
 }
 
@@ -97,27 +99,39 @@ impl Writers {
             self.idle.len() == self.options.writers as usize,
             "they write already"
         );
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, any_acked): (Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
         let servers: Vec<Http> = addresses
             .iter()
             .map(|address| Http::new(address, ANSWER))
             .collect();
         let threads = self.idle.drain(..).enumerate().map(|(at, writer)| {
-            let (servers, stop) = (servers.clone(), stop.clone());
-            std::thread::spawn(move || write(writer, &servers, at, &stop))
+            let (servers, stop, any_acked) = (servers.clone(), stop.clone(), any_acked.clone());
+            std::thread::spawn(move || write(writer, &servers, at, &stop, &any_acked))
         });
         let threads = threads.collect();
-        Ok(Load { stop, threads })
+        Ok(Load {
+            stop,
+            any_acked,
+            threads,
+        })
     }
 }
 
 impl Load {
+    /// Waits until something is acknowledged: a server that is ready may still elect a leader.
+    pub fn await_first_ack(&self, limit: Duration) -> Result<()> {
+        wait::until("the first acknowledgement", limit, || {
+            ensure!(self.any_acked.load(Ordering::Relaxed), "there is none");
+            Ok(())
+        })
+    }
+
     /// Stops sending, gives the writers back and returns everything sent since the start.
-    pub fn stop(self, writers: &mut Writers) -> Result<Vec<Sent>> {
+    pub fn stop(mut self, writers: &mut Writers) -> Result<Vec<Sent>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         let mut outcome = Ok(());
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             let (writer, sent) = thread.join().map_err(|_| anyhow!("a writer panicked"))?;
             writers.idle.push(writer);
             match sent {
@@ -129,11 +143,19 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Writers of a load that nobody stops, since something failed, end as well.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 fn write(
     mut writer: Writer,
     servers: &[Http],
     first: usize,
     stop: &AtomicBool,
+    any_acked: &AtomicBool,
 ) -> (Writer, Result<Vec<Sent>>) {
     let mut sent = Vec::new();
     let mut servers = servers
@@ -153,7 +175,10 @@ fn write(
             ..batch
         };
         match deliver(batch, &mut servers, stop) {
-            Ok(acked_at) => sent.push(Sent { batch, acked_at }),
+            Ok(acked_at) => {
+                any_acked.fetch_or(acked_at.is_some(), Ordering::Relaxed);
+                sent.push(Sent { batch, acked_at });
+            }
             Err(error) => return (writer, Err(error)),
         }
     }

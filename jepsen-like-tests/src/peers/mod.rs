@@ -23,6 +23,9 @@ use self::load::{LoadOptions, Writers};
 use self::server::{Server, Subject};
 use crate::bed::Medium;
 
+/// How long a server that is ready may take to acknowledge something.
+const FIRST_ACK: Duration = Duration::from_secs(60);
+
 /// How a server is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strike {
@@ -113,6 +116,7 @@ fn strike(
     judge: &mut Judge,
 ) -> Result<Struck> {
     let load = writers.start(&server.addresses())?;
+    load.await_first_ack(FIRST_ACK)?;
     std::thread::sleep(Duration::from_secs_f64(loaded_s));
     server.ensure_running()?;
     let struck_at = Instant::now();
