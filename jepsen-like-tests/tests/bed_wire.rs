@@ -543,3 +543,35 @@ fn disks_fill_up_are_freed_and_wiped() -> Result<()> {
     write(3 << 20)?;
     Ok(())
 }
+
+#[test]
+fn a_bed_that_is_kept_leaves_logs_and_images_alone() -> Result<()> {
+    let options = BedOptions {
+        nodes: 1,
+        disk_mib: 64,
+        keep: true,
+        ..BedOptions::default()
+    };
+    let Some(bed) = bed("bed_wire", &options)? else {
+        return Ok(());
+    };
+    let (directory, mountpoint) = (bed.directory().to_owned(), bed.mountpoint(1)?);
+    std::fs::write(mountpoint.join("some"), "data")?;
+    bed.start_program(1, Path::new("echo"), &["words".to_owned()])?;
+    bed.await_exit(1, SOON)?;
+    let log = bed.log(1)?;
+    bed.stop()?;
+    let images = Path::new("/dev/shm").join(directory.file_name().context("no name")?);
+    let image = std::fs::metadata(images.join("node-1.img"));
+    let (log, unmounted) = (
+        std::fs::read_to_string(log),
+        std::fs::read_dir(&mountpoint)?.next().is_none(),
+    );
+    std::fs::remove_dir_all(&images)?;
+    std::fs::remove_dir_all(&directory)?;
+    ensure!(
+        log? == "words\n" && image?.len() == 64 << 20 && unmounted,
+        "not as it was left"
+    );
+    Ok(())
+}
