@@ -3,6 +3,10 @@
 //! A test starts a cluster ([`cluster`]), puts load on it ([`workload`]) that records every write and its
 //! outcome ([`history`]), breaks things, heals them, reads everything back ([`readback`]) and judges
 //! ([`checker`], [`failover`]). An outcome that is not known counts as neither stored nor lost.
+//!
+//! The fault suite does so on a [`bed`], where nodes have networks, disks and clocks that can be broken. A
+//! [`nemesis`] breaks them by a seeded plan, a [`run`] goes from the bed to the verdict, and `src/bin/jepsen.rs` adds
+//! runs up.
 
 pub mod bed;
 pub mod checker;

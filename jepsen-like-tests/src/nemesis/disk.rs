@@ -74,6 +74,7 @@ pub(super) struct SlowSync {
     victim: u64,
     fault: DiskFault,
     what: String,
+    delayed: u64,
     claims: Vec<Claim>,
 }
 
@@ -86,6 +87,7 @@ impl SlowSync {
             victim,
             fault: DiskFault::Slow { ms },
             what: format!("{ms} ms a sync"),
+            delayed: 0,
             claims: vec![Claim::Disk(victim)],
         }
     }
@@ -98,6 +100,7 @@ impl SlowSync {
             victim,
             fault: DiskFault::Hang,
             what: "no sync ends".to_owned(),
+            delayed: 0,
             claims,
         }
     }
@@ -109,7 +112,10 @@ impl Fault for SlowSync {
     }
 
     fn detail(&self) -> String {
-        self.what.clone()
+        match self.delayed {
+            0 => self.what.clone(),
+            syncs => format!("{}: {syncs} syncs", self.what),
+        }
     }
 
     fn claims(&self) -> Vec<Claim> {
@@ -117,10 +123,17 @@ impl Fault for SlowSync {
     }
 
     fn begin(&mut self, scene: &Scene<'_>) -> Result<()> {
+        self.delayed = scene.bed.faked(self.victim)?.syncs_delayed;
         scene.bed.disk_fault(self.victim, self.fault)
     }
 
+    fn was_felt(&self) -> bool {
+        self.delayed > 0
+    }
+
     fn end(&mut self, scene: &Scene<'_>) -> Result<()> {
+        let before = self.delayed;
+        self.delayed = scene.bed.faked(self.victim)?.syncs_delayed - before;
         scene.bed.disk_fault(self.victim, DiskFault::None)
     }
 }

@@ -36,6 +36,11 @@ pub(super) trait Fault: Send {
         Ok(())
     }
 
+    /// Whether anything was felt of it, as far as that can be counted. If not, it did not fire.
+    fn was_felt(&self) -> bool {
+        true
+    }
+
     /// Undoes it, and waits until what it broke works again. Called once, also after an error.
     fn end(&mut self, scene: &Scene<'_>) -> Result<()>;
 }

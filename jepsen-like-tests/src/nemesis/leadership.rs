@@ -66,6 +66,10 @@ impl Fault for TransferStorm {
         Ok(())
     }
 
+    fn was_felt(&self) -> bool {
+        self.done > 0
+    }
+
     fn end(&mut self, _scene: &Scene<'_>) -> Result<()> {
         Ok(())
     }

@@ -29,19 +29,27 @@ const OVERLAP: usize = 3;
 const GAP: Duration = Duration::from_millis(2_500);
 const SHORT_GAP: Duration = Duration::from_millis(600);
 
+/// Faults that overlap on a bridge, with logs as long as they usually are.
+const fn mix(name: &'static str, kinds: &'static [FaultKind]) -> Mix {
+    Mix {
+        name,
+        kinds,
+        lanes: OVERLAP,
+        wire: Wire::Bridge,
+        small_logs: false,
+        max_gap: GAP,
+    }
+}
+
 /// The mixes that the long tier takes turns with.
 pub const ROTATION: [Mix; 12] = [
     Mix {
-        name: "kills",
-        kinds: &[KillLeader],
         lanes: ALONE,
-        wire: Wire::Bridge,
-        small_logs: false,
-        max_gap: GAP,
+        ..mix("kills", &[KillLeader])
     },
-    Mix {
-        name: "processes",
-        kinds: &[
+    mix(
+        "processes",
+        &[
             KillLeader,
             KillRandom,
             KillAll,
@@ -49,46 +57,37 @@ pub const ROTATION: [Mix; 12] = [
             RollingRestart,
             CpuStarvation,
         ],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
-        small_logs: false,
-        max_gap: GAP,
-    },
+    ),
     Mix {
-        name: "power",
-        kinds: &[PowerCutAll, PowerCutOne, KillLeader, SlowDisk],
         lanes: 2,
-        wire: Wire::Bridge,
-        small_logs: false,
         max_gap: SHORT_GAP,
+        ..mix("power", &[PowerCutAll, PowerCutOne, KillLeader, SlowDisk])
     },
     Mix {
-        name: "partitions",
-        kinds: &[
-            PartitionMajority,
-            PartitionMinority,
-            PartitionOneWay,
-            PartitionBridge,
-            PartitionClients,
-            FlappingLink,
-            KillRandom,
-        ],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
-        small_logs: false,
         max_gap: SHORT_GAP,
+        ..mix(
+            "partitions",
+            &[
+                PartitionMajority,
+                PartitionMinority,
+                PartitionOneWay,
+                PartitionBridge,
+                PartitionClients,
+                FlappingLink,
+                KillRandom,
+            ],
+        )
     },
     Mix {
-        name: "wire",
-        kinds: &[Delay, Loss, Duplicate, Reorder, PartitionMinority, KillLeader],
-        lanes: OVERLAP,
         wire: Wire::Switch,
-        small_logs: false,
-        max_gap: GAP,
+        ..mix(
+            "wire",
+            &[Delay, Loss, Duplicate, Reorder, PartitionMinority, KillLeader],
+        )
     },
-    Mix {
-        name: "clocks",
-        kinds: &[
+    mix(
+        "clocks",
+        &[
             ClockForward,
             ClockBack,
             ClockDrift,
@@ -96,149 +95,132 @@ pub const ROTATION: [Mix; 12] = [
             TransferStorm,
             KillLeader,
         ],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
-        small_logs: false,
-        max_gap: GAP,
-    },
+    ),
     Mix {
-        name: "disks",
-        kinds: &[
-            DiskFull,
-            SlowDisk,
-            HungDisk,
-            FsyncEio,
-            PowerCutOne,
-            PartitionMajority,
-        ],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
         small_logs: true,
-        max_gap: GAP,
+        ..mix(
+            "disks",
+            &[
+                DiskFull,
+                SlowDisk,
+                HungDisk,
+                FsyncEio,
+                PowerCutOne,
+                PartitionMajority,
+            ],
+        )
     },
     Mix {
-        name: "damage",
-        kinds: &[TornLogTail, BitRot, WipedDisk, KillRandom, PowerCutAll],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
         small_logs: true,
-        max_gap: GAP,
+        ..mix(
+            "damage",
+            &[TornLogTail, BitRot, WipedDisk, KillRandom, PowerCutAll],
+        )
     },
     Mix {
-        name: "snapshots",
-        kinds: &[InterruptedSnapshot, WipedDisk, KillLeader, PartitionOneWay],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
         small_logs: true,
-        max_gap: GAP,
+        ..mix(
+            "snapshots",
+            &[InterruptedSnapshot, WipedDisk, KillLeader, PartitionOneWay],
+        )
     },
+    mix(
+        "leadership",
+        &[TransferStorm, RollingRestart, PartitionOneWay, Pause, KillLeader],
+    ),
     Mix {
-        name: "leadership",
-        kinds: &[TransferStorm, RollingRestart, PartitionOneWay, Pause, KillLeader],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
-        small_logs: false,
-        max_gap: GAP,
-    },
-    Mix {
-        name: "resources",
-        kinds: &[
-            FdExhaustion,
-            MemoryPressure,
-            CpuStarvation,
-            SlowDisk,
-            DiskFull,
-            KillRandom,
-            Pause,
-        ],
-        lanes: OVERLAP,
-        wire: Wire::Bridge,
         small_logs: true,
-        max_gap: GAP,
+        ..mix(
+            "resources",
+            &[
+                FdExhaustion,
+                MemoryPressure,
+                CpuStarvation,
+                SlowDisk,
+                DiskFull,
+                KillRandom,
+                Pause,
+            ],
+        )
     },
     Mix {
-        name: "everything",
-        kinds: &[
-            KillLeader,
-            KillRandom,
-            KillAll,
-            PowerCutOne,
-            PowerCutAll,
-            PartitionMajority,
-            PartitionMinority,
-            PartitionOneWay,
-            PartitionBridge,
-            PartitionClients,
-            FlappingLink,
-            Delay,
-            Loss,
-            Duplicate,
-            Reorder,
-            Pause,
-            ClockForward,
-            ClockBack,
-            ClockDrift,
-            DiskFull,
-            SlowDisk,
-            HungDisk,
-            FsyncEio,
-            TornLogTail,
-            BitRot,
-            WipedDisk,
-            InterruptedSnapshot,
-            TransferStorm,
-            RollingRestart,
-            FdExhaustion,
-            MemoryPressure,
-            CpuStarvation,
-        ],
-        lanes: OVERLAP,
         wire: Wire::Switch,
         small_logs: true,
         max_gap: SHORT_GAP,
+        ..mix(
+            "everything",
+            &[
+                KillLeader,
+                KillRandom,
+                KillAll,
+                PowerCutOne,
+                PowerCutAll,
+                PartitionMajority,
+                PartitionMinority,
+                PartitionOneWay,
+                PartitionBridge,
+                PartitionClients,
+                FlappingLink,
+                Delay,
+                Loss,
+                Duplicate,
+                Reorder,
+                Pause,
+                ClockForward,
+                ClockBack,
+                ClockDrift,
+                DiskFull,
+                SlowDisk,
+                HungDisk,
+                FsyncEio,
+                TornLogTail,
+                BitRot,
+                WipedDisk,
+                InterruptedSnapshot,
+                TransferStorm,
+                RollingRestart,
+                FdExhaustion,
+                MemoryPressure,
+                CpuStarvation,
+            ],
+        )
     },
 ];
 
 /// Crashes at named places of the code. Needs a binary that has such places.
 pub const CRASH_POINTS: Mix = Mix {
-    name: "crash-points",
-    kinds: &[CrashPoint, KillLeader, PartitionMinority],
     lanes: 2,
-    wire: Wire::Bridge,
     small_logs: true,
     max_gap: SHORT_GAP,
+    ..mix("crash-points", &[CrashPoint, KillLeader, PartitionMinority])
 };
 
 /// Nothing but power cuts of all voters, back to back.
 pub const POWER_CUTS: Mix = Mix {
-    name: "power-cuts",
-    kinds: &[PowerCutAll],
     lanes: ALONE,
-    wire: Wire::Bridge,
-    small_logs: false,
-    max_gap: GAP,
+    ..mix("power-cuts", &[PowerCutAll])
 };
 
 /// What fits into a minute of the tier that every change has to pass.
 pub const CHAOS: Mix = Mix {
-    name: "chaos",
-    kinds: &[
-        PowerCutAll,
-        KillLeader,
-        PartitionMinority,
-        PartitionOneWay,
-        PartitionClients,
-        Pause,
-        ClockDrift,
-        SlowDisk,
-        FsyncEio,
-        TornLogTail,
-        TransferStorm,
-    ],
-    lanes: OVERLAP,
-    wire: Wire::Bridge,
     small_logs: true,
     max_gap: SHORT_GAP,
+    ..mix(
+        "chaos",
+        &[
+            PowerCutAll,
+            KillLeader,
+            PartitionMinority,
+            PartitionOneWay,
+            PartitionClients,
+            Pause,
+            ClockDrift,
+            SlowDisk,
+            FsyncEio,
+            TornLogTail,
+            TransferStorm,
+        ],
+    )
 };
 
 /// All mixes that can be asked for by name.

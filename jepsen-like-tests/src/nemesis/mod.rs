@@ -57,7 +57,7 @@ pub struct Nemesis<'a> {
 /// What a nemesis did.
 #[derive(Debug, Clone, Default)]
 pub struct Deeds {
-    /// How often each kind was begun and ended.
+    /// How often each kind was begun, felt and ended.
     pub fired: BTreeMap<FaultKind, u64>,
     /// Faults that could not be injected, or from which the cluster did not come back in time.
     pub troubles: Vec<String>,
@@ -171,8 +171,10 @@ impl<'a> Nemesis<'a> {
             Err(error) => format!("{}; {error:#}", fault.detail()),
         };
         note(Phase::End, detail, Vec::new());
-        let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
-        *fired.entry(planned.kind).or_default() += 1;
+        if fault.was_felt() {
+            let mut fired = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
+            *fired.entry(planned.kind).or_default() += 1;
+        }
         trouble
     }
 }

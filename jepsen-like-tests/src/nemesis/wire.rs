@@ -7,13 +7,16 @@ use rand::rngs::StdRng;
 use super::claims::Claim;
 use super::fault::Fault;
 use super::scene::Scene;
-use crate::bed::{Disturbance, Peer};
+use crate::bed::{Disturbance, Peer, Switched};
 
 /// Disturbs every link, or one way of one link.
 pub(super) struct Disturb {
     victims: Vec<u64>,
     disturbance: Disturbance,
     what: String,
+    /// Which of the switch's figures it moves.
+    figure: fn(&Switched) -> u64,
+    frames: u64,
 }
 
 impl Disturb {
@@ -25,7 +28,13 @@ impl Disturb {
             jitter_ms,
             ..Disturbance::default()
         };
-        Self::somewhere(scene, rng, disturbance, format!("{delay_ms} ms, ±{jitter_ms}"))
+        Self::somewhere(
+            scene,
+            rng,
+            disturbance,
+            format!("{delay_ms} ms, ±{jitter_ms}"),
+            |switched| switched.delayed,
+        )
     }
 
     /// Packets are lost.
@@ -35,7 +44,9 @@ impl Disturb {
             loss_percent: loss_percent.into(),
             ..Disturbance::default()
         };
-        Self::somewhere(scene, rng, disturbance, format!("{loss_percent} %"))
+        Self::somewhere(scene, rng, disturbance, format!("{loss_percent} %"), |switched| {
+            switched.lost
+        })
     }
 
     /// Packets come twice.
@@ -45,7 +56,13 @@ impl Disturb {
             duplicate_percent: duplicate_percent.into(),
             ..Disturbance::default()
         };
-        Self::somewhere(scene, rng, disturbance, format!("{duplicate_percent} %"))
+        Self::somewhere(
+            scene,
+            rng,
+            disturbance,
+            format!("{duplicate_percent} %"),
+            |switched| switched.duplicated,
+        )
     }
 
     /// Packets overtake each other.
@@ -57,15 +74,29 @@ impl Disturb {
             jitter_ms: 5,
             ..Disturbance::default()
         };
-        Self::somewhere(scene, rng, disturbance, format!("{reorder_percent} %"))
+        Self::somewhere(
+            scene,
+            rng,
+            disturbance,
+            format!("{reorder_percent} %"),
+            |switched| switched.reordered,
+        )
     }
 
-    fn somewhere(scene: &Scene<'_>, rng: &mut StdRng, disturbance: Disturbance, what: String) -> Disturb {
+    fn somewhere(
+        scene: &Scene<'_>,
+        rng: &mut StdRng,
+        disturbance: Disturbance,
+        what: String,
+        figure: fn(&Switched) -> u64,
+    ) -> Disturb {
         if rng.random_bool(0.5) {
             return Disturb {
                 victims: scene.ids(),
                 what: format!("{what}, everywhere"),
                 disturbance,
+                figure,
+                frames: 0,
             };
         }
         let from = scene.some_leader(rng);
@@ -75,6 +106,8 @@ impl Disturb {
         Disturb {
             victims: vec![from, to],
             what: format!("{what}, from {from} to {to}"),
+            figure,
+            frames: 0,
             disturbance: Disturbance {
                 only: Some((Peer::Node(from), Peer::Node(to))),
                 ..disturbance
@@ -89,7 +122,10 @@ impl Fault for Disturb {
     }
 
     fn detail(&self) -> String {
-        self.what.clone()
+        match self.frames {
+            0 => self.what.clone(),
+            frames => format!("{}: {frames} frames", self.what),
+        }
     }
 
     fn claims(&self) -> Vec<Claim> {
@@ -97,10 +133,16 @@ impl Fault for Disturb {
     }
 
     fn begin(&mut self, scene: &Scene<'_>) -> Result<()> {
+        self.frames = (self.figure)(&scene.bed.switched());
         scene.bed.disturb(self.disturbance)
     }
 
+    fn was_felt(&self) -> bool {
+        self.frames > 0
+    }
+
     fn end(&mut self, scene: &Scene<'_>) -> Result<()> {
+        self.frames = (self.figure)(&scene.bed.switched()) - self.frames;
         scene.bed.calm()
     }
 }
