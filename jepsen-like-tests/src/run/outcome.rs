@@ -96,8 +96,8 @@ impl RunResult {
     pub(super) fn add_reading(&mut self, when: &str, reading: Result<Verdict>) {
         let verdict = match reading {
             Ok(verdict) => verdict,
-            // Replicas that differ, or can't be read.
-            Err(error) => return self.blame("diverged", 1, format!("{when}: {error:#}")),
+            // It says nothing about what is stored.
+            Err(error) => return self.troubles.push(format!("{when}, can't be judged: {error:#}")),
         };
         self.acked = self.acked.max(verdict.acked);
         self.unknown_stored = verdict.unknown_stored;
@@ -111,6 +111,8 @@ impl RunResult {
                 .take(3)
                 .map(|violation| format!("{violation:?}"))
                 .collect();
+            // A later reading judges the same history again, and more.
+            self.violations.remove(*checker);
             self.blame(checker, *count, format!("{when}: {}", shown.join(" ")));
         }
     }
@@ -122,7 +124,9 @@ impl RunResult {
 
     /// Adds what the history itself says.
     pub(super) fn measure(&mut self, history: &[Operation]) {
-        for operation in history {
+        // The checkers count crashes too, if it came to that.
+        let judged = self.violations.contains_key("crashed");
+        for operation in history.iter().filter(|_| !judged) {
             if let Action::Crash { node, detail } = &operation.action {
                 self.blame("crashed", 1, format!("node {node}: {detail}"));
             }
