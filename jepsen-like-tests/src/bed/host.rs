@@ -1,6 +1,7 @@
 //! One node: its process, and what is done to it.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -99,11 +100,15 @@ impl Host {
         command.arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("can't run nsenter")?;
-        state.cpu.join(child.id())?;
         state.pid = child.id();
         state.running = Some(child);
         state.last_exit = None;
-        Ok(())
+        state.await_entry(&self.launch.namespace)?;
+        match state.running_pid(self.id) {
+            Ok(pid) => state.cpu.join(pid),
+            // It has ended already; whoever wants to know asks for its exit.
+            Err(_) => Ok(()),
+        }
     }
 
     /// SIGTERM; the process must end with status 0 within `limit`.
@@ -138,6 +143,24 @@ impl State {
             self.last_exit = Some(status);
             self.running = None;
         }
+    }
+
+    /// Waits until the process has become the program, in its namespace. Stopped before, it would not be found there
+    /// by the reaper, and no fault would hit what it is meant for.
+    fn await_entry(&mut self, namespace: &Path) -> Result<()> {
+        let inside = std::fs::metadata(namespace)?.ino();
+        let process = PathBuf::from(format!("/proc/{}", self.pid));
+        wait::until("a process to enter its namespace", KERNEL, || {
+            self.look();
+            if self.running.is_none() {
+                return Ok(());
+            }
+            let at = std::fs::metadata(process.join("ns/net"))?.ino();
+            let program = std::fs::read_link(process.join("exe"))?;
+            let is_tool = ["nsenter", "env"].iter().any(|tool| program.ends_with(tool));
+            ensure!(at == inside && !is_tool, "it is {} still", program.display());
+            Ok(())
+        })
     }
 
     fn end(&mut self) -> Option<ExitStatus> {
