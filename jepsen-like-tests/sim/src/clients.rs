@@ -21,9 +21,9 @@ use crate::series::{MAX_SERIES, TENANTS, labels};
 use crate::world::{BASE_MS, World};
 
 /// How long a node may take over a request.
-const NODE_LIMIT: Duration = Duration::from_secs(2);
+const NODE_LIMIT: Duration = Duration::from_millis(1_000);
 /// How long a client waits for an answer.
-const CALL_LIMIT: Duration = Duration::from_millis(2_500);
+const CALL_LIMIT: Duration = Duration::from_millis(1_300);
 /// How long a client tries.
 const TRY_LIMIT: Duration = Duration::from_secs(6);
 /// Batches that may be sent again later.
@@ -82,6 +82,8 @@ pub struct Worker {
     newest_ms: i64,
     requests: u64,
     target: Place,
+    /// How long it waits for an answer.
+    patience: Duration,
 }
 
 impl Worker {
@@ -100,6 +102,7 @@ impl Worker {
             newest_ms: i64::MIN,
             requests: 0,
             target: 1,
+            patience: CALL_LIMIT,
         }
     }
 
@@ -109,12 +112,45 @@ impl Worker {
             let pause = self.random.between(1, self.client.pause.as_millis() as u64);
             R::sleep(Duration::from_millis(pause)).await;
             if self.random.permille(700) {
+                if self.world.writes_are_held() {
+                    continue;
+                }
                 let batch = self.batch();
                 self.write(batch).await;
             } else {
                 let node = self.random.between(1, self.world.plan.nodes);
                 self.read(node).await;
             }
+        }
+    }
+
+    /// Asks again soon when no answer comes.
+    pub fn impatient(mut self) -> Self {
+        self.patience = Duration::from_millis(120);
+        self
+    }
+
+    /// Writes at this node and no other, until then.
+    pub async fn write_at(mut self, node: Place, until: Duration) {
+        while R::now() < until {
+            self.target = node;
+            R::sleep(self.client.pause).await;
+            let batch = self.batch();
+            // One try: whoever isn't the leader yet may be it the next time.
+            let once = R::now() + Duration::from_nanos(1);
+            self.write_until(batch, once).await;
+        }
+    }
+
+    /// Reads at this node, until then, always linearizable.
+    pub async fn read_at(mut self, node: Place, until: Duration) {
+        while R::now() < until {
+            R::sleep(self.client.pause).await;
+            let query = Query {
+                linearizable: true,
+                ..self.query()
+            };
+            self.query_node(node, query).await;
         }
     }
 
@@ -199,7 +235,7 @@ impl Worker {
         let number = if self.random.permille(60) {
             // Clients share none of their new series at first, but read and retry each other's.
             self.new_series += 1;
-            let first = 100 + self.client.number as u32 * 900;
+            let first = 100 + self.client.number as u32 % 4 * 900;
             first + self.new_series % 900
         } else {
             self.random.below(u64::from(self.world.plan.series)) as u32
@@ -255,8 +291,12 @@ impl Worker {
         }
     }
 
-    /// Sends a batch until it is acknowledged or time is up; says whether it was.
     async fn write(&mut self, batch: Batch) -> bool {
+        self.write_until(batch, R::now() + TRY_LIMIT).await
+    }
+
+    /// Sends a batch until it is acknowledged or time is up; says whether it was.
+    async fn write_until(&mut self, batch: Batch, until: Duration) -> bool {
         self.requests += 1;
         let name = format!("client {} write {}", self.client.number, self.requests);
         self.world.observer().sending(batch.samples(&self.by_id));
@@ -264,22 +304,21 @@ impl Worker {
             self.sent.pop_front();
         }
         self.sent.push_back(batch.clone());
-        let started = R::now();
         if self.random.permille(80) {
             // Somebody else sends the same at the same time, and never looks at the answer.
             let (world, write) = (self.world.clone(), self.encode(&batch));
             let node = self.random.between(1, self.world.plan.nodes);
             self.world.spawn(async move {
                 let to = world.clone();
-                let _ = call(&to, node, move |running| {
+                let _ = call(&to, node, CALL_LIMIT, move |running| {
                     node::write(world, node, running.group.clone(), write, NODE_LIMIT)
                 })
                 .await;
             });
         }
-        while R::now() < started + TRY_LIMIT {
+        while R::now() < until {
             let (world, write, node) = (self.world.clone(), self.encode(&batch), self.target);
-            let answer = call(&self.world, node, move |running| {
+            let answer = call(&self.world, node, self.patience, move |running| {
                 node::write(world, node, running.group.clone(), write, NODE_LIMIT)
             })
             .await;
@@ -342,7 +381,7 @@ impl Worker {
             }
         }
         let now = BASE_MS + R::now().as_millis() as i64;
-        let window = if self.random.permille(500) {
+        let window = if self.random.permille(250) {
             (i64::MIN, i64::MAX)
         } else {
             let start = now - self.random.below(100_000) as i64;
@@ -370,7 +409,7 @@ impl Worker {
         );
         let floor = self.world.observer().floor();
         let (world, asked) = (self.world.clone(), query.clone());
-        let answer = call(&self.world, node, move |running| {
+        let answer = call(&self.world, node, self.patience, move |running| {
             node::read(
                 world,
                 running.group.clone(),
@@ -408,7 +447,12 @@ impl Worker {
 }
 
 /// Calls a node over the network: `None` if it isn't there, or the answer didn't come.
-async fn call<T, F>(world: &Arc<World>, node: Place, ask: impl FnOnce(&Running) -> F + Send) -> Option<T>
+async fn call<T, F>(
+    world: &Arc<World>,
+    node: Place,
+    patience: Duration,
+    ask: impl FnOnce(&Running) -> F + Send,
+) -> Option<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -431,5 +475,5 @@ where
         Some(answer)
     };
     // Boxed so that it can be sent: what `ask` borrows ends before the first wait.
-    R::timeout(CALL_LIMIT, Box::pin(calling)).await.ok().flatten()
+    R::timeout(patience, Box::pin(calling)).await.ok().flatten()
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use quorate_raft_log::{AsyncRuntime, ReplicaId, Role};
 
+use crate::clients::Worker;
 use crate::network::{CLIENTS, Place};
 use crate::node::Running;
-use crate::plan::{Crash, Fault, Victim};
+use crate::plan::{Client, Crash, Fault, Victim};
 use crate::runtime::{Death, NodeRuntime as R};
 use crate::world::World;
 
@@ -56,14 +57,20 @@ pub async fn inflict(world: Arc<World>, at: Duration, fault: Fault) {
             }
         }
         Fault::Cut { links, lasts } => cut(&world, &links, lasts).await,
-        Fault::CutLeader { lasts, one_way } => {
+        Fault::CutLeader {
+            lasts,
+            one_way,
+            clients,
+        } => {
             let Some(leader) = world.leader() else { return };
             let others = world.nodes().into_iter().filter(|node| *node != leader);
             let mut links: Vec<(Place, Place)> = others.map(|other| (leader, other)).collect();
             if !one_way {
                 let back: Vec<_> = links.iter().map(|(from, to)| (*to, *from)).collect();
                 links.extend(back);
-                links.extend([(leader, CLIENTS)]);
+            }
+            if clients {
+                links.push((leader, CLIENTS));
             }
             cut(&world, &links, lasts).await;
         }
@@ -101,6 +108,20 @@ pub async fn inflict(world: Arc<World>, at: Duration, fault: Fault) {
             world.counts().others += 1;
             world.with_slot(node, |slot| slot.clock_offset_ms = offset_ms);
         }
+        Fault::LeaseTrap { first } => lease_trap(&world, first).await,
+        Fault::CrashNear {
+            victim,
+            point,
+            polls,
+            crash,
+            down,
+        } => {
+            let Some(node) = place(&world, victim) else { return };
+            world.with_slot(node, |slot| {
+                slot.set_down(down);
+                slot.crash_near(point, polls, death(crash));
+            });
+        }
         Fault::Transfers { times } => transfers(&world, times).await,
         Fault::RollingRestart => rolling_restart(&world).await,
         Fault::CrashInSnapshot {
@@ -129,6 +150,52 @@ async fn cut(world: &World, links: &[(Place, Place)], lasts: Duration) {
     R::sleep(lasts).await;
     world.hub.heal(links);
     world.trace(format_args!("healed {links:?}"));
+}
+
+/// See [`Fault::LeaseTrap`].
+async fn lease_trap(world: &Arc<World>, first: Duration) {
+    let Some(leader) = world.leader() else { return };
+    let mut others: Vec<Place> = world.nodes().into_iter().filter(|n| *n != leader).collect();
+    let candidate = others.remove(0);
+    let both = |a: Place, b: Place| [(a, b), (b, a)];
+    world.counts().others += 1;
+    // Whoever stands for election must have the whole log.
+    world.hold_writes(true);
+    R::sleep(LOOK * 8).await;
+    let to_candidate = both(leader, candidate);
+    world.hub.cut(&to_candidate);
+    R::sleep(first).await;
+    let to_others: Vec<_> = others.iter().flat_map(|other| both(leader, *other)).collect();
+    world.hub.cut(&to_others);
+    for node in others {
+        // It comes back at once, and stands for election itself too.
+        world.with_slot(node, |slot| slot.set_down(Duration::ZERO));
+        if let Some(life) = world.life_of(node) {
+            life.kill(Death::Killed);
+        }
+    }
+    world.hold_writes(false);
+    let until = R::now() + Duration::from_secs(1);
+    let client = |number| {
+        let pause = Duration::from_millis(5);
+        Worker::new(world.clone(), Client { number, pause }).impatient()
+    };
+    let mut asking = Vec::new();
+    for node in world.nodes() {
+        let number = 2_000 + node * 10;
+        if node != leader {
+            asking.push(R::spawn(client(number).write_at(node, until)));
+            continue;
+        }
+        for reader in 0..3 {
+            asking.push(R::spawn(client(number + reader).read_at(leader, until)));
+        }
+    }
+    for asked in asking {
+        let _ = asked.await;
+    }
+    world.hub.heal(&to_candidate);
+    world.hub.heal(&to_others);
 }
 
 async fn transfers(world: &Arc<World>, times: u64) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use quorate_raft_log::{
-    AsyncRuntime, DeviceOp, Group, GroupConfig, Hooks, LogDevice, LogOptions, LogPosition, ProposeError,
-    RaftLog, ReplicaId, RiderRow, WriterMode,
+    AsyncRuntime, DeviceOp, Group, GroupConfig, Hooks, LogDevice, LogKey, LogOptions, LogPosition,
+    ProposeError, RaftLog, ReplicaId, RiderRow, WriterMode,
 };
 use quorate_storage::{
     LogPosition as StoragePosition, MatchOp, Matcher, SampleColumns, SelectLimits, Shard, StorageError,
@@ -18,6 +18,7 @@ use crate::disk::{Disk, FaultyDevice, Watcher};
 use crate::machine::ShardMachine;
 use crate::model::{Content, Part, Samples};
 use crate::network::{Attached, GROUP, Link, Place};
+use crate::plan::Point;
 use crate::random::Random;
 use crate::runtime::{Life, NodeRuntime as R, abort};
 use crate::series::{TENANTS, labels};
@@ -49,6 +50,13 @@ impl Watcher for Writes {
         if let (Some(world), Some(shard)) = (self.world.upgrade(), self.shard.upgrade()) {
             let durable = shard.durable().position.map(|position| position.index);
             world.observer().writing(self.node, device, ops, durable);
+            for op in ops {
+                match op {
+                    DeviceOp::Vote(..) => world.at_point(self.node, Point::Vote),
+                    DeviceOp::Truncate(..) => world.at_point(self.node, Point::Truncate),
+                    _ => {}
+                }
+            }
         }
     }
 }
@@ -74,6 +82,11 @@ pub async fn open(
         shard: Arc::downgrade(&shard),
     });
     let device = FaultyDevice::new(&mounted, disk.clone(), watcher)?;
+    let found = device.recover(LogKey {
+        group: GROUP,
+        replica,
+    })?;
+    world.observer().recovered(node, replica, &found);
     let gate: Arc<tokio::sync::Mutex<()>> = Arc::default();
     let link = Arc::new(Link {
         hub: world.hub.clone(),
@@ -194,6 +207,7 @@ async fn flushes(world: Weak<World>, node: Place, running: Running, every: Durat
 pub async fn flush(world: &World, node: Place, running: &Running) {
     match flush_steps(world, node, running).await {
         Ok(Some(index)) => {
+            world.at_point(node, Point::Purge);
             let keep_from = index.saturating_sub(world.plan.keep_entries);
             if let Ok(Some(upto)) = running.group.purge(keep_from).await {
                 world.counts().purges += 1;
@@ -213,6 +227,7 @@ async fn flush_steps(world: &World, node: Place, running: &Running) -> Result<Op
     let index = pending.position.index;
     world.with_slot(node, |slot| slot.disk.note_ingested());
     world.trace(format_args!("node {node} flushes up to {index}"));
+    world.at_point(node, Point::Flush);
     let rows = pending.rows.iter().cloned().map(|row| RiderRow {
         cf: row.cf,
         key: row.key,

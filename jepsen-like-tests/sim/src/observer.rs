@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_raft_log::{DeviceOp, LogDevice, LogKey, LogPosition, ReplicaId};
+use quorate_raft_log::{DeviceOp, LogDevice, LogKey, LogPosition, RecoveredLog, ReplicaId};
 use quorate_storage::ApplyOutcome;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -194,6 +194,26 @@ impl Observer {
         if first != candidate {
             let detail = format!("replica {voter} voted for {first} and for {candidate} in term {term}");
             self.violate("voted_twice", detail);
+        }
+    }
+
+    /// A replica's log is as it was found when its process began: no vote that somebody learned of is missing.
+    pub fn recovered(&mut self, node: Place, replica: ReplicaId, log: &RecoveredLog) {
+        let given = self.votes.range((replica, 0)..=(replica, u64::MAX)).next_back();
+        let Some(((_, term), candidate)) = given else {
+            return;
+        };
+        // A voter follows whoever won the term, also if it voted for another.
+        let kept = log.vote.is_some_and(|vote| {
+            let same = vote.voted_for == *candidate || vote.committed;
+            vote.term > *term || (vote.term == *term && same)
+        });
+        if !kept {
+            let detail = format!(
+                "replica {replica} gave its vote of term {term} to {candidate}; node {node} has {:?} after a restart",
+                log.vote
+            );
+            self.violate("vote_lost", detail);
         }
     }
 

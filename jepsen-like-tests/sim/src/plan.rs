@@ -27,6 +27,21 @@ pub enum Crash {
     Power,
 }
 
+/// A point of a node's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The rows of a flush are in RocksDB, its meta row is about to be written.
+    Flush,
+    /// A flush is visible, the log is about to be purged.
+    Purge,
+    /// A vote is about to be written.
+    Vote,
+    /// Entries that conflict with a leader's are about to be cut off.
+    Truncate,
+    /// A snapshot was installed.
+    Install,
+}
+
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -57,12 +72,33 @@ pub enum Fault {
         /// For how long.
         lasts: Duration,
     },
-    /// A node is cut off, as whoever leads then.
+    /// Whoever leads then is cut off from the others.
     CutLeader {
         /// For how long.
         lasts: Duration,
         /// Only what it sends is lost.
         one_way: bool,
+        /// Clients don't hear from it either. Otherwise they go on asking a leader that is none any more.
+        clients: bool,
+    },
+    /// While nothing is written, a follower is cut off until it stands for election; then the others restart,
+    /// and are cut off from the leader too. If they voted at once, two would lead within the old one's lease.
+    LeaseTrap {
+        /// How long the follower is cut off first.
+        first: Duration,
+    },
+    /// A process ends soon after it reaches a point of its work.
+    CrashNear {
+        /// Whose.
+        victim: Victim,
+        /// The point.
+        point: Point,
+        /// At which poll after it.
+        polls: u64,
+        /// How.
+        crash: Crash,
+        /// How long it stays down.
+        down: Duration,
     },
     /// Links are worse for a while.
     Weather {
@@ -226,7 +262,7 @@ impl Plan {
             lasts,
             conditions,
             mood,
-            flush_every: Duration::from_millis(*r.pick(&[300, 1_000, 3_000])),
+            flush_every: Duration::from_millis(*r.pick(&[500, 1_500, 4_000])),
             keep_entries: *r.pick(&[0, 5, 50, 512]),
             purge_hold: Duration::from_millis(*r.pick(&[0, 1_000, 60_000])),
             limits,
@@ -273,13 +309,13 @@ fn fault(r: &mut Random, nodes: u64, calm: Conditions) -> Fault {
         r.below(2_000)
     };
     match r.below(100) {
-        0..22 => Fault::CrashAt {
+        0..16 => Fault::CrashAt {
             victim: victim(r, nodes),
             crash: crash(r),
             polls,
             down: millis(r, 0, 3_000),
         },
-        22..34 => {
+        16..26 => {
             let mut all: Vec<Place> = (1..=nodes).collect();
             r.shuffle(&mut all);
             let several = r.between(nodes / 2 + 1, nodes) as usize;
@@ -289,15 +325,16 @@ fn fault(r: &mut Random, nodes: u64, calm: Conditions) -> Fault {
                 down: millis(r, 0, 1_500),
             }
         }
-        34..44 => Fault::CutLeader {
+        26..38 => Fault::CutLeader {
             lasts: millis(r, 200, 4_000),
-            one_way: r.permille(400),
+            one_way: r.permille(300),
+            clients: r.permille(400),
         },
-        44..54 => Fault::Cut {
+        38..46 => Fault::Cut {
             links: links(r, nodes),
             lasts: millis(r, 200, 4_000),
         },
-        54..60 => Fault::Weather {
+        46..51 => Fault::Weather {
             conditions: Conditions {
                 delay_min: calm.delay_min,
                 delay_max: millis(r, 20, 150),
@@ -306,32 +343,49 @@ fn fault(r: &mut Random, nodes: u64, calm: Conditions) -> Fault {
             },
             lasts: millis(r, 500, 4_000),
         },
-        60..66 => Fault::SlowDisk {
+        51..56 => Fault::SlowDisk {
             victim: victim(r, nodes),
             sync: millis(r, 50, 2_500),
             lasts: millis(r, 300, 3_000),
         },
-        66..72 => Fault::FailSync {
+        56..62 => Fault::FailSync {
             victim: victim(r, nodes),
             down: millis(r, 0, 1_500),
         },
-        72..79 => Fault::Pause {
+        62..68 => Fault::Pause {
             victim: victim(r, nodes),
             lasts: millis(r, 300, 3_000),
         },
-        79..82 => Fault::Clock {
+        68..71 => Fault::Clock {
             node: r.between(1, nodes),
             offset_ms: r.between(0, 100_000) as i64 - 50_000,
         },
-        82..87 => Fault::Transfers {
+        71..75 => Fault::Transfers {
             times: r.between(1, 6),
         },
-        87..90 => Fault::RollingRestart,
-        90..96 => Fault::CrashInSnapshot {
+        75..78 => Fault::RollingRestart,
+        78..83 => Fault::CrashInSnapshot {
             node: r.between(1, nodes),
             down: millis(r, 1_500, 4_000),
             frame: r.below(4),
             polls: r.below(30),
+        },
+        83..88 => Fault::LeaseTrap {
+            first: millis(r, 600, 1_600),
+        },
+        88..97 => Fault::CrashNear {
+            victim: victim(r, nodes),
+            point: *r.pick(&[
+                Point::Flush,
+                Point::Flush,
+                Point::Purge,
+                Point::Vote,
+                Point::Truncate,
+                Point::Install,
+            ]),
+            polls: r.below(8),
+            crash: crash(r),
+            down: millis(r, 0, 1_500),
         },
         _ => Fault::Wipe {
             node: r.between(1, nodes),

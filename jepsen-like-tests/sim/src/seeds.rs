@@ -25,6 +25,10 @@ pub struct Summary {
     pub crashes: (u64, u64, u64),
     /// Partitions, flushes, snapshots installed, disks replaced.
     pub others: (u64, u64, u64, u64),
+    /// Crashes in the middle of a snapshot.
+    pub snapshot_crashes: u64,
+    /// Crashes near a point of a node's work.
+    pub near: u64,
     /// Acknowledged requests and samples.
     pub acked: (u64, u64),
     /// Reads that were compared, and linearizable ones among them.
@@ -49,6 +53,8 @@ impl Summary {
         self.others.1 += counts.flushes;
         self.others.2 += counts.snapshots;
         self.others.3 += counts.wipes;
+        self.snapshot_crashes += counts.snapshot_crashes;
+        self.near += counts.near;
         self.acked.0 += outcome.acked.0;
         self.acked.1 += outcome.acked.1;
         self.reads.0 += outcome.reads.0;
@@ -83,7 +89,8 @@ impl std::fmt::Display for Summary {
         writeln!(
             f,
             "{kills} kills, {cuts} power cuts, {aborts} failed syncs, {partitions} partitions, {wipes} disks replaced; \
-             {flushes} flushes, {snapshots} snapshots installed"
+             {flushes} flushes, {snapshots} snapshots installed; {} crashes in a snapshot, {} near a flush, purge, vote, cut or install",
+            self.snapshot_crashes, self.near
         )?;
         write!(
             f,

@@ -16,7 +16,7 @@ use crate::disk::{Db, Disk, Survival};
 use crate::network::{Hub, Place};
 use crate::node::{self, Running};
 use crate::observer::Observer;
-use crate::plan::Plan;
+use crate::plan::{Plan, Point};
 use crate::random::Random;
 use crate::runtime::{Death, Life, NodeRuntime as R};
 use crate::series::Catalogue;
@@ -44,6 +44,10 @@ pub struct Counts {
     pub purges: u64,
     /// Snapshots installed.
     pub snapshots: u64,
+    /// Processes that crashed while they received a snapshot.
+    pub snapshot_crashes: u64,
+    /// Processes that crashed near a point of their work.
+    pub near: u64,
     /// Disks replaced.
     pub wipes: u64,
     /// Leaderships handed over.
@@ -69,6 +73,8 @@ pub struct Slot {
     db: Option<Arc<Db>>,
     /// A failed sync was ordered, so that it may abort.
     may_abort: bool,
+    /// At which point to crash after how many polls.
+    crash_near: Option<(Point, u64, Death)>,
     /// At which snapshot frame, counted down, to crash after how many polls.
     crash_in_snapshot: Option<(u64, u64)>,
 }
@@ -95,6 +101,8 @@ pub struct World {
     next_replica: Mutex<ReplicaId>,
     /// Set when processes that end are not started again.
     closing: AtomicBool,
+    /// Clients write nothing meanwhile.
+    writes_held: AtomicBool,
     halted: Notify,
 }
 
@@ -125,6 +133,7 @@ impl World {
             counts: Mutex::default(),
             next_replica: Mutex::new(100 + nodes),
             closing: AtomicBool::new(false),
+            writes_held: AtomicBool::new(false),
             halted: Notify::new(),
         });
         for node in 1..=nodes {
@@ -231,6 +240,28 @@ impl World {
         *next
     }
 
+    /// Keeps clients from writing, or lets them.
+    pub fn hold_writes(&self, hold: bool) {
+        self.writes_held.store(hold, SeqCst);
+    }
+
+    /// Whether clients must not write now.
+    pub fn writes_are_held(&self) -> bool {
+        self.writes_held.load(SeqCst)
+    }
+
+    /// A node's process is at this point.
+    pub fn at_point(&self, node: Place, point: Point) {
+        let due = self.with_slot(node, |slot| match &slot.crash_near {
+            Some((at, ..)) if *at == point => slot.crash_near.take(),
+            _ => None,
+        });
+        if let (Some((_, polls, death)), Some(life)) = (due, self.life_of(node)) {
+            self.counts().near += 1;
+            life.kill_after(polls, death);
+        }
+    }
+
     /// Nothing is started any more by itself.
     pub fn close(&self) {
         self.closing.store(true, SeqCst);
@@ -284,6 +315,7 @@ impl World {
             let process = std::mem::replace(&mut slot.process, Process::Down);
             let may_abort = std::mem::take(&mut slot.may_abort);
             slot.crash_in_snapshot = None;
+            slot.crash_near = None;
             (process, slot.db.take(), slot.disk.clone(), slot.down, may_abort)
         });
         let survival = match &death {
@@ -342,6 +374,7 @@ impl World {
         });
         if let (Some(polls), Some(life)) = (crash, self.life_of(node)) {
             self.with_slot(node, |slot| slot.crash_in_snapshot = None);
+            self.counts().snapshot_crashes += 1;
             life.kill_after(polls, Death::PowerCut);
         }
     }
@@ -349,6 +382,7 @@ impl World {
     /// A node replaced its state by a snapshot's.
     pub fn snapshot_installed(&self, node: Place, index: u64, shard: &Shard) {
         self.counts().snapshots += 1;
+        self.at_point(node, Point::Install);
         self.observer.lock().stands(node, Some(index));
         node::check_recovered(self, node, shard, "an installed snapshot");
     }
@@ -366,6 +400,7 @@ impl Slot {
             db: None,
             may_abort: false,
             crash_in_snapshot: None,
+            crash_near: None,
         }
     }
 
@@ -383,6 +418,7 @@ impl Slot {
     /// Takes back what was ordered and didn't happen yet.
     pub fn spare(&mut self) {
         self.crash_in_snapshot = None;
+        self.crash_near = None;
         self.may_abort = false;
         self.disk.set_mood(|mood| mood.fail_next_sync = false);
     }
@@ -390,6 +426,11 @@ impl Slot {
     /// The node crashes when a snapshot's frame reaches it.
     pub fn crash_in_snapshot(&mut self, frame: u64, polls: u64) {
         self.crash_in_snapshot = Some((frame, polls));
+    }
+
+    /// The node crashes soon after this point.
+    pub fn crash_near(&mut self, point: Point, polls: u64, death: Death) {
+        self.crash_near = Some((point, polls, death));
     }
 
     /// A new disk, and a new replica that has to be taken in.

@@ -40,6 +40,8 @@ fn no_seed_breaks_a_rule() {
             ("partitions", partitions),
             ("flushes", flushes),
             ("installed snapshots", snapshots),
+            ("crashes in snapshots", summary.snapshot_crashes),
+            ("crashes near a point", summary.near),
             ("replaced disks", wipes),
             ("acknowledged samples", summary.acked.1),
             ("linearizable reads", summary.reads.1),

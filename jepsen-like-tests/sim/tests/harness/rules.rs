@@ -248,6 +248,35 @@ fn two_leaders_and_two_votes_of_a_term_are_rejected() {
     assert_eq!(votes.violation(), None);
     votes.vote_answered(103, &message(4, 102, 0), &message(4, 102, 1));
     assert_eq!(checker(&votes), Some("voted_twice"));
+
+    let vote = |term, candidate, committed| RecoveredLog {
+        vote: Some(StoredVote {
+            term,
+            voted_for: candidate,
+            committed,
+        }),
+        ..RecoveredLog::default()
+    };
+    let found = |term, candidate| vote(term, candidate, false);
+    let check = |log: RecoveredLog| {
+        let mut restarted = Observer::default();
+        restarted.vote_answered(103, &message(4, 101, 0), &message(4, 101, 1));
+        restarted.vote_answered(103, &message(5, 102, 0), &message(5, 102, 1));
+        restarted.recovered(1, 104, &RecoveredLog::default());
+        restarted.recovered(3, 103, &log);
+        checker(&restarted)
+    };
+    assert_eq!(check(found(5, 102)), None);
+    assert_eq!(check(found(6, 101)), None);
+    assert_eq!(
+        check(vote(5, 101, true)),
+        None,
+        "101 won, with the votes of others"
+    );
+    assert_eq!(check(found(5, 101)), Some("vote_lost"));
+    assert_eq!(check(found(4, 101)), Some("vote_lost"));
+    assert_eq!(check(RecoveredLog::default()), Some("vote_lost"));
+
     let mut strange = Observer::default();
     strange.vote_answered(103, &[2, 0], &[1]);
     assert_eq!(checker(&strange), Some("harness"));
