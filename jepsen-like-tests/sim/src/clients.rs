@@ -26,6 +26,8 @@ const NODE_LIMIT: Duration = Duration::from_millis(1_000);
 const CALL_LIMIT: Duration = Duration::from_millis(1_300);
 /// How long a client tries.
 const TRY_LIMIT: Duration = Duration::from_secs(6);
+/// How long a healed node may take until it answers a linearizable read.
+const SERVE_LIMIT: Duration = Duration::from_secs(10);
 /// Batches that may be sent again later.
 const REMEMBERED: usize = 20;
 
@@ -163,7 +165,13 @@ impl Worker {
                 linearizable: true,
                 ..self.query()
             };
-            served &= self.query_node(node, query).await;
+            // A node that just caught up by a snapshot gets what follows after a pause of the leader's.
+            let until = R::now() + SERVE_LIMIT;
+            let mut answered = false;
+            while !answered && R::now() < until {
+                answered = self.query_node(node, query.clone()).await;
+            }
+            served &= answered;
         }
         served
     }
