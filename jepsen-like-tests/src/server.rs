@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use quorate_client::Client;
 
+use crate::cluster::Node;
+use crate::http::Http;
 use crate::ports;
 use crate::process::{self, Process};
+use crate::wait;
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -25,6 +30,10 @@ pub struct Server {
     pub copies: u64,
     /// Its output.
     pub log: PathBuf,
+    /// Keys and values of its configuration that differ from the defaults.
+    pub settings: Vec<(String, String)>,
+    /// A configuration file. It has the peers then.
+    pub config: Option<PathBuf>,
 }
 
 impl Server {
@@ -40,6 +49,8 @@ impl Server {
                 peers: String::new(),
                 copies: count.min(3),
                 log: directory.join(format!("node-{id}.log")),
+                settings: Vec::new(),
+                config: None,
             });
         }
         let peers: Vec<String> = servers
@@ -52,14 +63,56 @@ impl Server {
         Ok(servers)
     }
 
+    /// As the helpers for whole clusters want it.
+    pub fn as_node(&self) -> Node {
+        Node {
+            id: self.id,
+            pid: 0,
+            http: self.http.clone(),
+            grpc: self.grpc.clone(),
+            dir: self.data_dir.clone(),
+        }
+    }
+
+    /// A client of this node alone.
+    pub fn client(&self) -> Result<Client> {
+        let client = Client::builder().endpoint(self.grpc.as_str());
+        Ok(client.timeout(Duration::from_secs(10)).connect()?)
+    }
+
     /// Starts it.
     pub fn start(&self) -> Result<Process> {
         let mut command = Command::new(process::quorate_binary()?);
         command.arg("server");
-        command.args(["--node-id", &self.id.to_string(), "--peers", &self.peers]);
+        command.args(["--node-id", &self.id.to_string()]);
+        match &self.config {
+            Some(file) => command.arg("--config").arg(file),
+            None => command.args(["--peers", &self.peers]),
+        };
         command.args(["--http-listen", &self.http, "--grpc-listen", &self.grpc]);
         command.args(["--replication-factor", &self.copies.to_string()]);
         command.arg("--data-dir").arg(&self.data_dir);
+        for (key, value) in &self.settings {
+            let variable = format!("QUORATE_{}", key.replace('.', "_").to_ascii_uppercase());
+            command.env(variable, value);
+        }
         Process::spawn(&format!("node {}", self.id), command, &self.log)
     }
+}
+
+/// Starts servers, all at once, and returns when each says that it is ready.
+pub fn start_all(servers: &[Server], limit: Duration) -> Result<Vec<Process>> {
+    let mut processes = servers.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
+    for (server, process) in servers.iter().zip(&mut processes) {
+        let client = Http::new(&server.http, Duration::from_secs(2));
+        wait::until(format_args!("node {} to be ready", server.id), limit, || {
+            if let Err(ended) = process.check_running() {
+                return Ok(Err(ended));
+            }
+            let answer = client.get("/-/ready")?;
+            ensure!(answer.status == 200, "{}", answer.text());
+            Ok(Ok(()))
+        })??;
+    }
+    Ok(processes)
 }

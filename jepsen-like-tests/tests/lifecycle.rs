@@ -9,7 +9,7 @@ use quorate_jepsen_like_tests::cluster::{Cluster, Node, await_leaders, await_rea
 use quorate_jepsen_like_tests::http::Http;
 use quorate_jepsen_like_tests::process::Process;
 use quorate_jepsen_like_tests::report::say;
-use quorate_jepsen_like_tests::server::Server;
+use quorate_jepsen_like_tests::server::{Server, start_all};
 use quorate_jepsen_like_tests::workload::now_ms;
 use quorate_jepsen_like_tests::{readback, turn, wait};
 use rustix::process::Signal;
@@ -26,42 +26,8 @@ fn directory() -> Result<tempfile::TempDir> {
         .tempdir()?)
 }
 
-fn client_of(server: &Server) -> Result<Client> {
-    Ok(Client::builder()
-        .endpoint(server.grpc.as_str())
-        .timeout(Duration::from_secs(10))
-        .connect()?)
-}
-
-fn as_node(server: &Server) -> Node {
-    let (http, grpc) = (server.http.clone(), server.grpc.clone());
-    Node {
-        id: server.id,
-        pid: 0,
-        http,
-        grpc,
-        dir: server.data_dir.clone(),
-    }
-}
-
 fn as_nodes(servers: &[Server]) -> Vec<Node> {
-    servers.iter().map(as_node).collect()
-}
-
-async fn start_all(servers: &[Server]) -> Result<Vec<Process>> {
-    let mut processes = servers.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
-    for (server, process) in servers.iter().zip(&mut processes) {
-        let client = Http::new(&server.http, Duration::from_secs(2));
-        wait::until(format_args!("node {} to be ready", server.id), HEAL, || {
-            if let Err(ended) = process.check_running() {
-                return Ok(Err(ended));
-            }
-            let answer = client.get("/-/ready")?;
-            ensure!(answer.status == 200, "{}", answer.text());
-            Ok(Ok(()))
-        })??;
-    }
-    Ok(processes)
+    servers.iter().map(Server::as_node).collect()
 }
 
 /// Writes a sample to each of many series, so that every shard has some, and returns how many.
@@ -73,7 +39,8 @@ async fn write_some(server: &Server, run: &str) -> Result<u64> {
             .label("instance", format!("i{number}"));
         series.sample(at_ms, number as f64)
     };
-    let result = client_of(server)?
+    let result = server
+        .client()?
         .with_timeout(HEAL)
         .write((0..200).map(series).collect())
         .await?;
@@ -86,7 +53,7 @@ async fn write_some(server: &Server, run: &str) -> Result<u64> {
 }
 
 async fn count(server: &Server) -> Result<u64> {
-    let client = client_of(server)?.with_timeout(HEAL);
+    let client = server.client()?.with_timeout(HEAL);
     let answer = client
         .read("survivor", 0, i64::MAX / 2, ReadLevel::Linearizable)
         .await?;
@@ -98,7 +65,7 @@ async fn count(server: &Server) -> Result<u64> {
 }
 
 async fn status(server: &Server) -> Result<StatusResponse> {
-    Ok(client_of(server)?.status().await?)
+    Ok(server.client()?.status().await?)
 }
 
 /// The cluster that a node says it belongs to, by one quick question.
@@ -176,7 +143,7 @@ async fn nodes_start_in_any_order_stop_in_order_and_find_their_data() -> Result<
     }
     // The second run, in another order, has the same cluster and data.
     let reversed: Vec<Server> = servers.iter().rev().cloned().collect();
-    let mut processes = start_all(&reversed).await?;
+    let mut processes = start_all(&reversed, HEAL)?;
     for server in &servers {
         ensure!(
             status(server).await?.cluster_id == id,
@@ -215,7 +182,7 @@ async fn a_wiped_node_rejoins_under_new_replica_ids() -> Result<()> {
     let _turn = turn::take()?;
     let directory = directory()?;
     let servers = Server::cluster(3, directory.path())?;
-    let mut processes = start_all(&servers).await?;
+    let mut processes = start_all(&servers, HEAL)?;
     let mut written = write_some(servers.first().context("no node")?, "before").await?;
     let before = status(servers.first().context("no node")?).await?;
     let victim = servers.get(1).context("no second node")?;
@@ -270,7 +237,7 @@ async fn wiped_nodes_do_not_found_a_second_cluster() -> Result<()> {
     let _turn = turn::take()?;
     let directory = directory()?;
     let servers = Server::cluster(3, directory.path())?;
-    let mut processes = start_all(&servers).await?;
+    let mut processes = start_all(&servers, HEAL)?;
     let [first, second, third] = servers.as_slice() else {
         unreachable!()
     };
@@ -301,8 +268,8 @@ async fn a_node_of_another_cluster_is_kept_out() -> Result<()> {
     let directory = directory()?;
     let ours = Server::cluster(3, &create(directory.path(), "ours")?)?;
     let theirs = Server::cluster(1, &create(directory.path(), "theirs")?)?;
-    let mut processes = start_all(&ours).await?;
-    let mut foreign = start_all(&theirs).await?;
+    let mut processes = start_all(&ours, HEAL)?;
+    let mut foreign = start_all(&theirs, HEAL)?;
     let stranger = theirs.first().context("no node")?;
     let written = write_some(ours.first().context("no node")?, "ours").await?;
     write_some(stranger, "theirs").await?;
@@ -367,7 +334,7 @@ async fn a_data_directory_has_one_owner_and_one_identity() -> Result<()> {
     let directory = directory()?;
     let servers = Server::cluster(1, directory.path())?;
     let server = servers.first().context("no node")?;
-    let mut processes = start_all(&servers).await?;
+    let mut processes = start_all(&servers, HEAL)?;
     let elsewhere = Server::cluster(1, &create(directory.path(), "elsewhere")?)?;
     let elsewhere = elsewhere.first().context("no node")?;
     let second = Server {
@@ -402,7 +369,7 @@ async fn a_second_signal_ends_at_once() -> Result<()> {
     let _turn = turn::take()?;
     let directory = directory()?;
     let servers = Server::cluster(1, directory.path())?;
-    let mut processes = start_all(&servers).await?;
+    let mut processes = start_all(&servers, HEAL)?;
     let process = processes.first_mut().context("no node")?;
     process.signal(Signal::TERM)?;
     process.signal(Signal::TERM)?;

@@ -28,6 +28,7 @@ impl FigureSource for NodeFigures {
         let Some(node) = self.0.upgrade() else {
             return Figures::default();
         };
+        let mut reads = 0;
         let mut groups = vec![group_figures(&node, &node.meta().group)];
         for replica in node.shards().all() {
             let stats = replica.storage().stats();
@@ -39,6 +40,7 @@ impl FigureSource for NodeFigures {
                 .shards()
                 .batcher(replica.id())
                 .map_or(0, |b| b.depth() as u64);
+            reads += replica.reads();
             groups.push(figures);
         }
         let log = node.log().stats();
@@ -78,6 +80,11 @@ impl FigureSource for NodeFigures {
                     node.gate().skew_ms() as f64 / 1e3,
                 ),
                 (
+                    "quorate_disk_stalled",
+                    "1 while the disk of the log does not answer",
+                    f64::from(u8::from(log.stalled)),
+                ),
+                (
                     "quorate_disk_reserve_reached",
                     "1 while free disk space is below the reserve",
                     f64::from(u8::from(node.gate().disk_low())),
@@ -88,6 +95,16 @@ impl FigureSource for NodeFigures {
                     "quorate_log_batches",
                     "Batches that the log writer wrote",
                     log.batches,
+                ),
+                (
+                    "quorate_disk_stalls",
+                    "How often the disk of the log did not answer",
+                    log.stalls,
+                ),
+                (
+                    "quorate_replica_reads",
+                    "Selections that the replicas of this node answered, for any node",
+                    reads,
                 ),
                 ("quorate_log_operations", "Operations in them", log.operations),
                 ("quorate_log_bytes", "Bytes of entries in them", log.bytes),
@@ -109,7 +126,9 @@ fn group_figures(node: &Node, group: &Group) -> GroupFigures {
         leads: status.leader == Some(group.replica()),
         last_log_index: status.last_log.unwrap_or(0),
         committed_index: status.committed.map_or(0, |p| p.index),
+        quorum_lost: group.quorum_lost().is_some(),
         applied_index: status.applied.map_or(0, |p| p.index),
+        purged_index: status.purged.map_or(0, |p| p.index),
         flushed_index: status.snapshot.map_or(0, |p| p.index),
         ..GroupFigures::default()
     }

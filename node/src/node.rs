@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use quorate_ingest::DecodeLimits;
-use quorate_raft_log::{Hooks, LogOptions, RocksDevice};
+use quorate_raft_log::{Hooks, RocksDevice};
 use quorate_storage::{SelectLimits, Store, StoreOptions};
 use rocksdb::{ColumnFamilyDescriptor, Options};
 use tokio::sync::{mpsc, watch};
@@ -85,7 +85,7 @@ pub async fn start(start: Start) -> anyhow::Result<Arc<dyn Core>> {
         public: grpc::PublicGate::default(),
         bytes_in_flight: metrics.bytes_in_flight().clone(),
         write_timeout: config.write.request_timeout,
-        gate: Arc::new(Gate::default()),
+        gate: Arc::new(Gate::new(clock.clone())),
     };
     // Stops with all other tasks: a node that is still starting has no one else to stop it.
     let server = tasks.stopping().clone();
@@ -144,13 +144,14 @@ impl Node {
         let log: RaftLog = Arc::new(quorate_raft_log::RaftLog::open(
             device,
             network,
-            LogOptions::default(),
+            settings::log_options(config),
             hooks,
         )?);
         // The cell is empty: this function runs once.
         let _ = cells.log.set(log.clone());
         let gate = cells.gate.clone();
-        let shards = Shards::new(BatchLimits::new(&config.write), clock.clone(), gate.clone());
+        gate.follow_log(log.stalled());
+        let shards = Shards::new(BatchLimits::new(&config.write), gate.clone());
         let leaders = Leaders::new(
             shards.clone(),
             view.clone(),
@@ -253,7 +254,7 @@ impl Node {
         );
         spawn(
             "clock watch",
-            cluster::watch_clock(gate, peers, clock, stop.clone()).boxed(),
+            cluster::watch_clock(gate, peers, stop.clone()).boxed(),
         );
         let bootstrapping = bootstrap(
             node.meta.group.clone(),
@@ -350,7 +351,7 @@ impl Node {
     /// What keeps this node from being ready. A single leaderless shard does not: it would empty every
     /// load balancer at once.
     pub fn pending(&self) -> Vec<String> {
-        pending(&self.readiness, &self.view, &self.leaders)
+        pending(&self.readiness, &self.gate, &self.view, &self.leaders)
     }
 
     fn led(&self) -> Vec<String> {
@@ -366,9 +367,9 @@ impl Core for Node {
             write: self.write.clone(),
             query: Arc::new(self.queries.clone()),
             pending: {
-                let (readiness, view, leaders) =
-                    (self.readiness.clone(), self.view.clone(), self.leaders.clone());
-                Arc::new(move || pending(&readiness, &view, &leaders))
+                let (readiness, gate) = (self.readiness.clone(), self.gate.clone());
+                let (view, leaders) = (self.view.clone(), self.leaders.clone());
+                Arc::new(move || pending(&readiness, &gate, &view, &leaders))
             },
         }
     }
@@ -413,8 +414,11 @@ impl Core for Node {
     }
 }
 
-fn pending(readiness: &Readiness, view: &CurrentView, leaders: &Leaders) -> Vec<String> {
+fn pending(readiness: &Readiness, gate: &Gate, view: &CurrentView, leaders: &Leaders) -> Vec<String> {
     let mut pending = readiness.pending();
+    if gate.log_stalled() {
+        pending.push("the disk does not answer".into());
+    }
     let shards = view
         .get()
         .map(|v| v.shards().collect::<Vec<_>>())

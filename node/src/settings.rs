@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::balance::Policy;
-use quorate_raft_log::GroupConfig;
+use quorate_raft_log::{GroupConfig, LogOptions};
 
 use crate::cluster::{ClusterLimits, NodeInfo};
 use crate::config::{Balance, Config, LimitsConfig, ReadBalance, ReadConfig, WriteConfig};
@@ -48,7 +48,17 @@ pub(crate) fn group_config(config: &Config) -> GroupConfig {
         election_timeout_min_ms: millis(config.raft.election_timeout_min),
         election_timeout_max_ms: millis(config.raft.election_timeout_max),
         propose_timeout_ms: millis(config.write.request_timeout),
+        quorum_timeout_ms: millis(config.raft.quorum_timeout),
         ..GroupConfig::default()
+    }
+}
+
+/// The log writer's settings.
+pub(crate) fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        stall_timeout_ms: millis(config.raft.disk_stall_timeout),
+        stall_abort_ms: millis(config.raft.disk_stall_abort),
+        ..LogOptions::default()
     }
 }
 

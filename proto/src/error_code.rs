@@ -86,6 +86,8 @@ error_codes! {
     ClockSkew, "clock_skew", Unavailable, 503, "unavailable", true;
     /// The disk is down to its reserve.
     DiskReserve, "disk_reserve", Unavailable, 503, "unavailable", true;
+    /// The disk does not answer.
+    DiskStalled, "disk_stalled", Unavailable, 503, "unavailable", true;
     /// The sender's ring is of another epoch.
     StaleRing, "stale_ring", Unavailable, 503, "unavailable", true;
     /// The node is starting or its cluster is still forming.

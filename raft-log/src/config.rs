@@ -23,6 +23,12 @@ pub struct GroupConfig {
     /// How long [`Group::propose`](crate::Group::propose) tries before it answers that the outcome
     /// is unknown. Default 10 s.
     pub propose_timeout_ms: u64,
+    /// A leader that no majority acknowledged for so long answers [`ProposeError::QuorumLost`] and
+    /// [`ReadError::QuorumLost`] instead of waiting. Others wait for two elections more. Default 1 s.
+    ///
+    /// [`ProposeError::QuorumLost`]: crate::ProposeError::QuorumLost
+    /// [`ReadError::QuorumLost`]: crate::ReadError::QuorumLost
+    pub quorum_timeout_ms: u64,
     /// Bytes of payload in one AppendEntries message (one entry may exceed it). Default 1 MiB.
     pub max_append_bytes: usize,
     /// Entries in one AppendEntries message. Default 1024.
@@ -46,6 +52,7 @@ impl Default for GroupConfig {
             max_inflight_bytes: 8 << 20,
             max_command_bytes: 4 << 20,
             propose_timeout_ms: 10_000,
+            quorum_timeout_ms: 1_000,
             max_append_bytes: 1 << 20,
             max_append_entries: 1024,
             append_ack_timeout_ms: 5_000,
@@ -107,6 +114,17 @@ pub enum ConfigError {
         /// The largest value allowed.
         limit: usize,
     },
+    /// A leader would give up before its lease is over.
+    #[error(
+        "quorum_timeout_ms ({quorum_timeout_ms}) must be at least election_timeout_max_ms ({election_timeout_max_ms}), \
+         the leader's lease"
+    )]
+    QuorumTimeoutTooShort {
+        /// After how long the quorum counts as lost.
+        quorum_timeout_ms: u64,
+        /// The longest election timeout.
+        election_timeout_max_ms: u64,
+    },
     /// A timeout shorter than what it waits for.
     #[error(
         "append_ack_timeout_ms ({append_ack_timeout_ms}) must be at least election_timeout_max_ms ({election_timeout_max_ms})"
@@ -165,6 +183,12 @@ impl GroupConfig {
             return Err(ConfigError::CommandAboveInflight {
                 max_command_bytes: self.max_command_bytes,
                 max_inflight_bytes: self.max_inflight_bytes,
+            });
+        }
+        if self.quorum_timeout_ms < self.election_timeout_max_ms {
+            return Err(ConfigError::QuorumTimeoutTooShort {
+                quorum_timeout_ms: self.quorum_timeout_ms,
+                election_timeout_max_ms: self.election_timeout_max_ms,
             });
         }
         if self.append_ack_timeout_ms < self.election_timeout_max_ms {
@@ -231,6 +255,11 @@ pub struct LogOptions {
     /// Bytes of the newest entries each group keeps in memory after they are written, so that
     /// replication and apply do not read the device. Default 2 MiB.
     pub tail_bytes: usize,
+    /// A write or sync that takes longer than this counts as a stalled device: groups of this node
+    /// refuse proposals and reads until the device works again. Default 5 s.
+    pub stall_timeout_ms: u64,
+    /// After so long in one write or sync [`Hooks::on_fatal`](crate::Hooks) is called. Default 2 min.
+    pub stall_abort_ms: u64,
 }
 
 impl Default for LogOptions {
@@ -240,6 +269,8 @@ impl Default for LogOptions {
             max_batch_bytes: 4 << 20,
             max_queue_bytes: 64 << 20,
             tail_bytes: 2 << 20,
+            stall_timeout_ms: 5_000,
+            stall_abort_ms: 120_000,
         }
     }
 }
@@ -271,6 +302,8 @@ mod tests {
         assert_eq!(text, "heartbeat_interval_ms must be greater than 0");
         let text = broken(|c| c.max_inflight_bytes = 1 << 20);
         assert!(text.contains("max_command_bytes (4194304)"), "{text}");
+        let text = broken(|c| c.quorum_timeout_ms = 449);
+        assert!(text.contains("quorum_timeout_ms (449)"), "{text}");
         let text = broken(|c| c.append_ack_timeout_ms = 10);
         assert!(text.contains("append_ack_timeout_ms (10)"), "{text}");
     }

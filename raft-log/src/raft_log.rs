@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use openraft::AsyncRuntime;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::config::{GroupConfig, LogOptions};
 use crate::group::{Group, OnGroupFatal, OpenError, Parts};
@@ -20,7 +21,7 @@ use crate::type_config::TokioRuntime;
 /// What the log calls when something died.
 #[derive(Clone)]
 pub struct Hooks {
-    /// A write or sync of the log failed. Must end the process in production; the default does.
+    /// A write or sync of the log failed, or never ended. Must end the process in production; the default does.
     pub on_fatal: OnFatal,
     /// A group stopped because of an error. The default only logs, which happens anyway.
     pub on_group_fatal: OnGroupFatal,
@@ -125,6 +126,7 @@ impl<R: AsyncRuntime> RaftLog<R> {
             writer: self.writer.clone(),
             network: self.network.clone(),
             tail_bytes: self.options.tail_bytes,
+            stalled: self.writer.stalled(),
             on_group_fatal: self.hooks.on_group_fatal.clone(),
         };
         let opened = Group::open(parts, log, machine, config).await?;
@@ -230,6 +232,13 @@ impl<R: AsyncRuntime> RaftLog<R> {
     ) -> Result<Bytes, NetworkError> {
         let open = self.group(group, replica)?;
         open.inner.server.snapshot(header, frames).await
+    }
+
+    /// True while the log's device does not answer: a write or sync takes longer than
+    /// [`LogOptions::stall_timeout_ms`]. Groups refuse proposals and reads meanwhile; who leads should hand
+    /// over.
+    pub fn stalled(&self) -> watch::Receiver<bool> {
+        self.writer.stalled()
     }
 
     /// What the log writer did so far.

@@ -492,7 +492,7 @@ mod tests {
                 public: crate::grpc::PublicGate::default(),
                 bytes_in_flight: crate::metrics::Metrics::new(&config).bytes_in_flight().clone(),
                 write_timeout: Duration::from_secs(1),
-                gate: Arc::default(),
+                gate: Arc::new(crate::cluster::Gate::new(Arc::new(crate::clock::SystemClock))),
             };
             let stop = tokio_util::sync::CancellationToken::new();
             tokio::spawn(crate::grpc::serve(listener, cells, stop.clone()));

@@ -1,39 +1,66 @@
-//! Conditions under which a node must not lead or take writes: a full disk, a clock that is off.
+//! Conditions under which a node must not lead or take writes: a disk that is full or hangs, a clock
+//! that is off.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use quorate_proto::ErrorCode;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::clock_anchor::{ClockAnchor, Comparison, MAX_CLOCK_SKEW_MS, Reading};
 use super::formation::hello;
 use super::peers::Peers;
 use crate::api::ApiError;
 use crate::clock::Clock;
 
-/// Furthest that a leader's clock may be from the median of all nodes' clocks.
-pub(super) const MAX_CLOCK_SKEW_MS: i64 = 60_000;
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Why this node takes no writes at the moment, if so.
-#[derive(Debug, Default)]
 pub struct Gate {
+    clock: Arc<dyn Clock>,
+    anchor: ClockAnchor,
     disk_low: AtomicBool,
     skew_ms: AtomicI64,
     stopping: AtomicBool,
+    log_stalled: OnceLock<watch::Receiver<bool>>,
 }
 
 impl Gate {
+    /// Open but for the clock, which has to be compared first.
+    pub fn new(clock: Arc<dyn Clock>) -> Gate {
+        Gate {
+            clock,
+            anchor: ClockAnchor::default(),
+            disk_low: AtomicBool::new(false),
+            skew_ms: AtomicI64::new(0),
+            stopping: AtomicBool::new(false),
+            log_stalled: OnceLock::new(),
+        }
+    }
+
     /// `Err` when a write must not be proposed here.
     pub fn check(&self) -> Result<(), ApiError> {
+        self.stamp().map(drop)
+    }
+
+    /// The time for an entry that is proposed now, in ms since the Unix epoch. It is the reading that was
+    /// checked: another one could have jumped.
+    pub fn stamp(&self) -> Result<i64, ApiError> {
         let refuse = |code, what: String| Err(ApiError::new(code, what));
         if self.stopping.load(Ordering::Relaxed) {
             return refuse(
                 ErrorCode::ShuttingDown,
                 "the node is stopping; retry elsewhere".into(),
+            );
+        }
+        if self.log_stalled() {
+            return refuse(
+                ErrorCode::DiskStalled,
+                "the disk of this node does not answer; retry elsewhere".into(),
             );
         }
         if self.disk_low() {
@@ -42,14 +69,29 @@ impl Gate {
                 "free disk space is below disk_reserve_bytes; free some or add a node".into(),
             );
         }
-        let skew_ms = self.skew_ms();
-        if skew_ms.abs() > MAX_CLOCK_SKEW_MS {
-            return refuse(
-                ErrorCode::ClockSkew,
-                format!("this node's clock is {skew_ms} ms off the median of the cluster; check NTP"),
-            );
+        let reading = self.read_clock();
+        match self.anchor.distrusts(reading) {
+            Some(why) => refuse(ErrorCode::ClockSkew, why),
+            None => Ok(reading.wall_ms),
         }
-        Ok(())
+    }
+
+    fn read_clock(&self) -> Reading {
+        Reading {
+            wall_ms: self.clock.now_ms(),
+            at: Instant::now(),
+        }
+    }
+
+    /// From now on the gate is closed while `stalled` says that the log's device does not answer.
+    pub fn follow_log(&self, stalled: watch::Receiver<bool>) {
+        // Set once: a node opens one log.
+        let _ = self.log_stalled.set(stalled);
+    }
+
+    /// Whether the log's device does not answer.
+    pub fn log_stalled(&self) -> bool {
+        self.log_stalled.get().is_some_and(|stalled| *stalled.borrow())
     }
 
     /// Whether free disk space is below the reserve.
@@ -90,16 +132,19 @@ pub async fn watch_disk(gate: Arc<Gate>, dir: PathBuf, reserve_bytes: u64, stop:
 
 /// Compares clocks with all peers until cancelled. The calls also keep the peer table's idea of who
 /// answers up to date, and changes of that are logged.
-pub async fn watch_clock(gate: Arc<Gate>, peers: Arc<Peers>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+pub async fn watch_clock(gate: Arc<Gate>, peers: Arc<Peers>, stop: CancellationToken) {
     let mut reachable: BTreeMap<u64, bool> = BTreeMap::new();
     loop {
+        // Told with the calls.
+        peers.set_fit(gate.check().is_ok());
+        // One reading for all: one taken when the answers are there could have jumped meanwhile.
+        let reading = gate.read_clock();
         let calls = peers.others().into_iter().map(|node| {
-            let (peers, clock) = (&peers, &clock);
+            let peers = &peers;
             async move {
-                let sent_ms = clock.now_ms();
                 let reply = hello(peers, node).await.ok()?;
-                let middle_ms = sent_ms + (clock.now_ms() - sent_ms) / 2;
-                Some(middle_ms - reply.now_ms)
+                let half = i64::try_from(reading.at.elapsed().as_millis() / 2).unwrap_or(i64::MAX);
+                Some(reading.wall_ms.saturating_add(half).saturating_sub(reply.now_ms))
             }
         });
         let mut ahead_ms: Vec<i64> = futures_util::future::join_all(calls)
@@ -108,6 +153,15 @@ pub async fn watch_clock(gate: Arc<Gate>, peers: Arc<Peers>, clock: Arc<dyn Cloc
             .flatten()
             .collect();
         ahead_ms.push(0);
+        let agreeing = ahead_ms
+            .iter()
+            .filter(|ahead| ahead.saturating_abs() <= MAX_CLOCK_SKEW_MS);
+        let found = Comparison {
+            nodes: peers.nodes().len(),
+            answered: ahead_ms.len(),
+            agreeing: agreeing.count(),
+        };
+        gate.anchor.compared(reading, found);
         gate.skew_ms.store(median(&mut ahead_ms), Ordering::Relaxed);
         for node in peers.others() {
             let now = peers.reachable(node);
@@ -152,13 +206,36 @@ mod tests {
         assert_eq!(median(&mut [0]), 0);
     }
 
+    struct SetClock(AtomicI64);
+
+    impl Clock for SetClock {
+        fn now_ms(&self) -> i64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
     #[test]
     fn the_gate_names_the_reason() {
-        let gate = Gate::default();
-        assert!(gate.check().is_ok());
-        gate.skew_ms.store(-MAX_CLOCK_SKEW_MS - 1, Ordering::Relaxed);
+        let clock = Arc::new(SetClock(AtomicI64::new(1_700_000_000_000)));
+        let gate = Gate::new(clock.clone());
+        // Not compared yet.
         assert_eq!(gate.check().unwrap_err().code, ErrorCode::ClockSkew);
+        let alone = Comparison {
+            nodes: 1,
+            answered: 1,
+            agreeing: 1,
+        };
+        gate.anchor.compared(gate.read_clock(), alone);
+        assert_eq!(gate.stamp().map_err(|e| e.code), Ok(1_700_000_000_000));
+        clock.0.fetch_add(365 * 86_400_000, Ordering::Relaxed);
+        assert_eq!(gate.stamp().unwrap_err().code, ErrorCode::ClockSkew);
+        let (stalled, receiver) = watch::channel(false);
         gate.disk_low.store(true, Ordering::Relaxed);
+        gate.follow_log(receiver);
+        assert_eq!(gate.check().unwrap_err().code, ErrorCode::DiskReserve);
+        stalled.send_replace(true);
+        assert_eq!(gate.check().unwrap_err().code, ErrorCode::DiskStalled);
+        stalled.send_replace(false);
         assert_eq!(gate.check().unwrap_err().code, ErrorCode::DiskReserve);
         gate.stop();
         assert_eq!(gate.check().unwrap_err().code, ErrorCode::ShuttingDown);

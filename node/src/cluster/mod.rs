@@ -2,6 +2,7 @@
 //! loops that keep groups as the meta state wants them.
 
 mod announce;
+mod clock_anchor;
 mod formation;
 mod framed;
 mod health;

@@ -75,6 +75,7 @@ pub struct Peers {
     own_header: AsciiMetadataValue,
     cluster_id: OnceLock<AsciiMetadataValue>,
     leaving: AtomicBool,
+    unfit: AtomicBool,
     table: RwLock<BTreeMap<u64, Peer>>,
 }
 
@@ -90,6 +91,7 @@ impl Peers {
             own_header: AsciiMetadataValue::from(own),
             cluster_id: OnceLock::new(),
             leaving: AtomicBool::new(false),
+            unfit: AtomicBool::new(false),
             table: RwLock::new(table),
         })
     }
@@ -139,19 +141,24 @@ impl Peers {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this node is stopping.
-    pub fn leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+    /// Whether this node may take writes, and so lead. Its peers hear of it.
+    pub fn set_fit(&self, fit: bool) {
+        self.unfit.store(!fit, Ordering::Relaxed);
     }
 
-    /// Notes whether `node` says that it is stopping.
+    /// Whether this node wants no leadership: it is stopping, or may take no writes.
+    pub fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.unfit.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether `node` says that it wants no leadership.
     pub fn note_leaving(&self, node: u64, leaving: bool) {
         if let Some(peer) = self.table.write().get_mut(&node) {
             peer.leaving = leaving;
         }
     }
 
-    /// Whether `node` can be given leadership: it answers, and is not stopping.
+    /// Whether `node` can be given leadership: it answers, and wants it.
     pub fn may_lead(&self, node: u64) -> bool {
         match node == self.own {
             true => !self.leaving(),
@@ -309,7 +316,12 @@ mod tests {
         assert!(!peers.may_lead(2) && peers.reachable(2));
         peers.note_leaving(2, false);
         assert!(peers.may_lead(2));
+        peers.set_fit(false);
+        assert!(!peers.may_lead(1));
+        peers.set_fit(true);
+        assert!(peers.may_lead(1));
         peers.leave();
+        peers.set_fit(true);
         assert!(!peers.may_lead(1));
     }
 

@@ -63,6 +63,10 @@ async fn place_leaders(core: &Node) {
                 .get(&node)
                 .is_some_and(|at: &Instant| at.elapsed() >= STEADY)
         };
+        if core.gate().check().is_err() {
+            hand_over(core).await;
+            continue;
+        }
         // One transfer a round: a moved leader has to warm up, and clients have to notice.
         for group in core.groups() {
             if let Some(to) = better_leader(core, &view, &group, &steady)
@@ -103,9 +107,6 @@ fn better_leader(
         return None;
     }
     let wanted = view.groups.get(&group.group())?;
-    if core.gate().check().is_err() {
-        return any_other(core, &status);
-    }
     let preferred = wanted.preferred_leader;
     let elsewhere = preferred != core.peers().own() && steady(preferred);
     elsewhere.then(|| wanted.on(preferred)).flatten()
@@ -165,7 +166,10 @@ async fn seed_limits(core: &Node, view: &View, shard: u32) {
     if replica.storage().limits().is_some() {
         return;
     }
-    let entry = encode_limits_entry(core.clock().now_ms(), &storage_limits(&view.limits));
+    let Ok(now_ms) = core.gate().stamp() else {
+        return;
+    };
+    let entry = encode_limits_entry(now_ms, &storage_limits(&view.limits));
     if let Err(e) = replica.group().propose(entry).await {
         tracing::warn!(shard, error = %e, "the limits are not in the shard's log yet");
     }
@@ -181,7 +185,12 @@ fn storage_limits(limits: &ClusterLimits) -> Limits {
 }
 
 async fn transfer(group: &Group, to: ReplicaId) -> bool {
-    match group.transfer_leader(to, TRANSFER_TIMEOUT).await {
+    // A group whose disk hangs may not even take the wish.
+    let transfer = tokio::time::timeout(2 * TRANSFER_TIMEOUT, group.transfer_leader(to, TRANSFER_TIMEOUT));
+    let Ok(transferred) = transfer.await else {
+        return false;
+    };
+    match transferred {
         Ok(()) => {
             tracing::info!(group = group.group(), to, "handed leadership over");
             true
@@ -204,8 +213,8 @@ fn any_other(core: &Node, status: &GroupStatus) -> Option<ReplicaId> {
     voters.max_by_key(|r| status.matched.get(r).copied().flatten())
 }
 
-/// Hands every group that this node leads to another voter. Groups in parallel: the caller bounds the
-/// time.
+/// Hands every group that this node leads to another voter: because it stops, or may take no writes.
+/// Groups in parallel: the caller bounds the time.
 pub async fn hand_over(core: &Node) {
     let all = core.groups();
     let transfers = all.iter().map(|group| async move {

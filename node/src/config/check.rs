@@ -272,6 +272,22 @@ impl Checker<'_> {
             &raft.election_timeout_max,
             Duration::from_secs(60),
         );
+        // A leader may serve until its lease is over.
+        self.ordered(
+            ("raft.election_timeout_max", &raft.election_timeout_max),
+            ("raft.quorum_timeout", &raft.quorum_timeout),
+            false,
+        );
+        self.at_least(
+            "raft.disk_stall_timeout",
+            &raft.disk_stall_timeout,
+            Duration::from_millis(100),
+        );
+        self.ordered(
+            ("raft.disk_stall_timeout", &raft.disk_stall_timeout),
+            ("raft.disk_stall_abort", &raft.disk_stall_abort),
+            true,
+        );
     }
 
     fn write(&mut self, config: &Config) {

@@ -101,6 +101,14 @@ section! {
         pub election_timeout_min: Duration = Duration::from_millis(250),
         /// …and at most this long.
         pub election_timeout_max: Duration = Duration::from_millis(375),
+        /// How long a shard may be without a majority before writes and linearizable reads are answered 503
+        /// at once instead of waiting. Where this node doesn't lead, two elections more.
+        pub quorum_timeout: Duration = Duration::from_secs(1),
+        /// A write or sync of the log that takes longer than this means that the disk hangs: the node hands
+        /// leadership over and takes no writes until the disk has worked well for as long.
+        pub disk_stall_timeout: Duration = Duration::from_secs(5),
+        /// After so long in one write or sync the process ends, to be started anew.
+        pub disk_stall_abort: Duration = Duration::from_secs(120),
     }
 }
 

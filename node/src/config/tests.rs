@@ -255,6 +255,16 @@ fn each_contradiction_is_named_with_its_line() {
         ),
         (
             ONE,
+            "raft:\n  quorum_timeout: 374ms\n",
+            "q.yaml:4:3: raft.quorum_timeout: expected raft.election_timeout_max to be at most raft.quorum_timeout, found 375ms (default) and 374ms",
+        ),
+        (
+            ONE,
+            "raft:\n  disk_stall_abort: 5s\n",
+            "q.yaml:4:3: raft.disk_stall_abort: expected raft.disk_stall_timeout to be less than raft.disk_stall_abort",
+        ),
+        (
+            ONE,
             "write:\n  request_timeout: 300ms\n",
             "q.yaml:4:3: write.request_timeout: expected raft.election_timeout_max to be less than write.request_timeout",
         ),

@@ -49,6 +49,8 @@ pub struct GroupFigures {
     pub leader_node: Option<u64>,
     /// Whether this replica leads.
     pub leads: bool,
+    /// Whether no majority of the group was heard of for too long.
+    pub quorum_lost: bool,
     /// Newest entry in the log.
     pub last_log_index: u64,
     /// Newest entry known to be committed.
@@ -57,6 +59,8 @@ pub struct GroupFigures {
     pub applied_index: u64,
     /// Newest entry that storage holds without the log.
     pub flushed_index: u64,
+    /// Newest entry that is gone from the log.
+    pub purged_index: u64,
     /// Active series.
     pub series: u64,
     /// Memory of samples that aren't flushed, in bytes.
@@ -71,7 +75,7 @@ pub(super) struct FigureCollector(pub(super) Arc<dyn FigureSource>);
 
 type GroupGauge = (&'static str, &'static str, fn(&GroupFigures) -> Option<u64>);
 
-const GROUP_GAUGES: [GroupGauge; 10] = [
+const GROUP_GAUGES: [GroupGauge; 12] = [
     ("quorate_group_term", "Raft term", |group| Some(group.term)),
     (
         "quorate_group_leader_node",
@@ -82,6 +86,11 @@ const GROUP_GAUGES: [GroupGauge; 10] = [
         "quorate_group_leads",
         "1 where this node leads the group",
         |group| Some(u64::from(group.leads)),
+    ),
+    (
+        "quorate_group_quorum_lost",
+        "1 while no majority of the group was heard of for raft.quorum_timeout",
+        |group| Some(u64::from(group.quorum_lost)),
     ),
     (
         "quorate_group_last_log_index",
@@ -100,6 +109,11 @@ const GROUP_GAUGES: [GroupGauge; 10] = [
         "quorate_group_flushed_index",
         "Newest entry in storage",
         |group| Some(group.flushed_index),
+    ),
+    (
+        "quorate_group_purged_index",
+        "Newest entry that is gone from the log",
+        |group| Some(group.purged_index),
     ),
     ("quorate_group_series", "Active series", |group| {
         Some(group.series)

@@ -16,6 +16,10 @@ use crate::shards::Shards;
 use crate::write::Leaders;
 
 const RETRY: Duration = Duration::from_millis(20);
+/// Rounds for a shard that has lost its quorum, as far as this node knows: the others may be better off.
+const LOST_ROUNDS: u32 = 2;
+/// How long a leader is looked for when no local replica tells that there is none.
+const LEADER_WITHIN: Duration = Duration::from_secs(3);
 /// Longest a single call to a leader may take before it is asked again, as leadership may have moved.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
@@ -36,9 +40,12 @@ impl ReadIndexes {
         }
     }
 
-    /// The read index of every shard in `wanted`, through changes of leadership, until the deadline.
+    /// The read index of every shard in `wanted`, through changes of leadership, until the deadline or
+    /// until a shard turns out to have no majority.
     pub async fn get(&self, wanted: &[u32], deadline: Instant) -> Result<BTreeMap<u32, u64>, ApiError> {
+        let started = Instant::now();
         let mut found = BTreeMap::new();
+        let mut rounds = 0;
         loop {
             let missing: Vec<u32> = wanted
                 .iter()
@@ -48,7 +55,18 @@ impl ReadIndexes {
             let (some, failure) = self.try_once(&missing, CALL_TIMEOUT).await;
             found.extend(some);
             let Some(failure) = failure else { return Ok(found) };
-            if Instant::now() + RETRY >= deadline {
+            if Instant::now() + RETRY >= deadline || failure.code == ErrorCode::NoQuorum {
+                return Err(failure);
+            }
+            rounds += 1;
+            let unanswered = || missing.iter().copied().filter(|shard| !found.contains_key(shard));
+            let lost = unanswered().find_map(|shard| Some((shard, self.leaders.lost(shard)?)));
+            if let Some((shard, lost)) = lost
+                && rounds >= LOST_ROUNDS
+            {
+                return Err(Leaders::no_quorum(shard, lost));
+            }
+            if started.elapsed() >= LEADER_WITHIN && unanswered().any(|s| self.shards.get(s).is_none()) {
                 return Err(failure);
             }
             tokio::time::sleep(RETRY).await;
@@ -64,7 +82,7 @@ impl ReadIndexes {
         let mut by_node: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
         let mut failure = None;
         for &shard in wanted {
-            match self.leaders.node(shard) {
+            match self.leaders.node_or_guess(shard) {
                 Some(node) => by_node.entry(node).or_default().push(shard),
                 None => {
                     let what = format!("shard {shard} has no leader at the moment");
@@ -84,9 +102,8 @@ impl ReadIndexes {
                             found.insert(group.group, group.index);
                             continue;
                         }
-                        if let Some(leader) = group.leader_node {
-                            self.leaders.hint(group.group, Some(leader));
-                        }
+                        // None takes back a hint that turned out wrong.
+                        self.leaders.hint(group.group, group.leader_node);
                         let code = ErrorCode::from_name(&group.code).unwrap_or(ErrorCode::Internal);
                         failure.get_or_insert(ApiError::new(code, group.message));
                     }
@@ -156,8 +173,10 @@ impl ReadIndexes {
             Ok(index) => answer.index = index,
             Err(error) => {
                 let code = match error {
-                    ReadError::NotLeader { .. } => ErrorCode::NotLeader,
-                    ReadError::NoQuorum(_) => ErrorCode::NoQuorum,
+                    ReadError::NotLeader { .. } | ReadError::Stalled => ErrorCode::NotLeader,
+                    ReadError::QuorumLost(_) => ErrorCode::NoQuorum,
+                    // Not in the time of one call; the next one may.
+                    ReadError::NoQuorum(_) => ErrorCode::Timeout,
                     ReadError::Unreachable(_) | ReadError::Stopped(_) => ErrorCode::NoLeader,
                 };
                 answer.code = code.name().into();

@@ -26,6 +26,10 @@ pub(super) struct Selection<'a> {
     pub limits: &'a SelectLimits,
 }
 
+/// How long a replica may take to catch up before another one is asked: one that is cut off, or out of space, may
+/// never.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// Waits until the local replica can keep the promise.
 pub(super) async fn fresh_enough(
     replica: &ShardReplica,
@@ -36,7 +40,8 @@ pub(super) async fn fresh_enough(
 ) -> Result<(), ApiError> {
     match promise {
         Promise::Linearizable => {
-            let waited = replica.group().wait_applied(min_applied, remaining).await;
+            let wait = remaining.min(CATCH_UP);
+            let waited = replica.group().wait_applied(min_applied, wait).await;
             waited.map_err(|e| ApiError::new(ErrorCode::TooStale, format!("shard {}: {e}", replica.id())))
         }
         Promise::Bounded(bound) => match age(replica, freshness) {
@@ -85,6 +90,7 @@ pub(super) fn select(
     let series = shard
         .select(tenant, matchers, start_ms, end_ms, limits)
         .map_err(|e| storage_error(&e))?;
+    replica.count_read();
     let read = ShardRead {
         shard: replica.id(),
         node,

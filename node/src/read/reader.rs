@@ -13,7 +13,7 @@ use super::freshness::Freshness;
 use super::index::ReadIndexes;
 use super::local::{self, Selection};
 use super::remote;
-use super::session::Session;
+use super::session::{Promise, Session};
 use super::source::LocalCursor;
 use crate::api::ApiError;
 use crate::cluster::{CurrentView, Peers, View};
@@ -123,7 +123,8 @@ impl Reader {
         &self.options.select
     }
 
-    /// Series of one shard from a replica that keeps the session's promise. Each replica is tried once.
+    /// Series of one shard from a replica that keeps the session's promise. Each replica is tried once, and
+    /// again if one only has to catch up.
     pub async fn read(
         &self,
         session: &Session,
@@ -136,7 +137,9 @@ impl Reader {
                 format!("shard {} is not placed", query.shard),
             )
         })?;
-        let mut left: Vec<u64> = group.replicas.iter().map(|r| r.node).collect();
+        let all = || group.replicas.iter().map(|r| r.node).collect();
+        let mut left: Vec<u64> = all();
+        let mut lagging = false;
         let mut failure = None;
         let mut local_first = self.options.policy == ReplicaPolicy::LocalFirst;
         while !left.is_empty() {
@@ -168,11 +171,15 @@ impl Reader {
             match result {
                 Ok(series) => return Ok(series),
                 Err(e) if e.code.retryable() => {
+                    lagging |= e.code == ErrorCode::TooStale && session.promise == Promise::Linearizable;
                     failure.get_or_insert(e);
                 }
                 Err(e) => return Err(e),
             }
             session.remaining()?;
+            if left.is_empty() && std::mem::take(&mut lagging) {
+                left = all();
+            }
         }
         Err(failure.unwrap_or_else(|| {
             ApiError::new(

@@ -9,7 +9,6 @@ use quorate_raft_log::{GroupStatus, ReplicaId};
 use quorate_storage::Shard;
 use tokio::sync::watch;
 
-use crate::clock::Clock;
 use crate::cluster::Gate;
 use crate::raft::Group;
 use crate::write::{BatchLimits, Batcher};
@@ -22,6 +21,7 @@ pub struct ShardReplica {
     status: watch::Receiver<GroupStatus>,
     group: Group,
     unflushed: Arc<AtomicU64>,
+    reads: AtomicU64,
 }
 
 impl ShardReplica {
@@ -41,6 +41,7 @@ impl ShardReplica {
             status: group.watch(),
             group,
             unflushed,
+            reads: AtomicU64::new(0),
         })
     }
 
@@ -52,6 +53,16 @@ impl ShardReplica {
     /// Notes that `bytes` of them are flushed.
     pub fn flushed(&self, bytes: u64) {
         self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Selections that this replica answered.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Notes one of them.
+    pub fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The shard, which is also the number of its Raft group.
@@ -106,29 +117,27 @@ struct Open {
 pub struct Shards {
     open: RwLock<BTreeMap<u32, Open>>,
     limits: BatchLimits,
-    clock: Arc<dyn Clock>,
     gate: Arc<Gate>,
 }
 
 impl Shards {
     /// An empty table; replicas opened later batch by `limits`, while `gate` lets them.
-    pub fn new(limits: BatchLimits, clock: Arc<dyn Clock>, gate: Arc<Gate>) -> Arc<Shards> {
+    pub fn new(limits: BatchLimits, gate: Arc<Gate>) -> Arc<Shards> {
         Arc::new(Shards {
             open: RwLock::new(BTreeMap::new()),
             limits,
-            clock,
             gate,
         })
     }
 
+    /// Whether the disk of this node does not answer: what replicas here know is not told any more.
+    pub fn stalled(&self) -> bool {
+        self.gate.log_stalled()
+    }
+
     /// Adds a replica and starts its batching task. It replaces an earlier replica of the same shard.
     pub fn insert(&self, replica: Arc<ShardReplica>) {
-        let batcher = Batcher::start(
-            replica.clone(),
-            self.limits,
-            self.clock.clone(),
-            self.gate.clone(),
-        );
+        let batcher = Batcher::start(replica.clone(), self.limits, self.gate.clone());
         self.open.write().insert(replica.id(), Open { replica, batcher });
     }
 

@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::ApiError;
-use crate::clock::Clock;
 use crate::cluster::Gate;
 use crate::shards::{ShardReplica, decode_outcome};
 
@@ -68,17 +67,12 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the batching task; it ends when the last handle is dropped.
-    pub fn start(
-        replica: Arc<ShardReplica>,
-        limits: BatchLimits,
-        clock: Arc<dyn Clock>,
-        gate: Arc<Gate>,
-    ) -> Batcher {
+    pub fn start(replica: Arc<ShardReplica>, limits: BatchLimits, gate: Arc<Gate>) -> Batcher {
         let (queue, parts) = mpsc::channel(limits.queue);
         let task = Task {
             replica,
             limits,
-            clock,
+            gate: gate.clone(),
             parts,
             gathered: VecDeque::new(),
             bytes: 0,
@@ -123,7 +117,7 @@ impl Batcher {
 struct Task {
     replica: Arc<ShardReplica>,
     limits: BatchLimits,
-    clock: Arc<dyn Clock>,
+    gate: Arc<Gate>,
     parts: mpsc::Receiver<Submitted>,
     gathered: VecDeque<Submitted>,
     bytes: usize,
@@ -150,7 +144,7 @@ impl Task {
                 }
             }
             let batch = self.take();
-            in_flight.spawn(propose(self.replica.clone(), batch, self.clock.clone()));
+            in_flight.spawn(propose(self.replica.clone(), batch, self.gate.clone()));
         }
         while in_flight.join_next().await.is_some() {}
     }
@@ -194,9 +188,12 @@ impl Task {
     }
 }
 
-async fn propose(replica: Arc<ShardReplica>, batch: Vec<Submitted>, clock: Arc<dyn Clock>) {
+async fn propose(replica: Arc<ShardReplica>, batch: Vec<Submitted>, gate: Arc<Gate>) {
     let (parts, replies): (Vec<Bytes>, Vec<Reply>) = batch.into_iter().map(|s| (s.part, s.reply)).unzip();
-    let result = commit(&replica, &parts, clock.now_ms()).await;
+    let result = match gate.stamp() {
+        Ok(now_ms) => commit(&replica, &parts, now_ms).await,
+        Err(closed) => Err(closed),
+    };
     match result {
         Ok(committed) => {
             for (reply, one) in replies.into_iter().zip(committed) {
@@ -283,7 +280,8 @@ pub fn propose_error(error: &ProposeError) -> ApiError {
     let code = match error {
         ProposeError::NotLeader { .. } => ErrorCode::NotLeader,
         ProposeError::Overloaded { .. } => ErrorCode::Overloaded,
-        ProposeError::NoQuorum(_) => ErrorCode::NoQuorum,
+        ProposeError::NoQuorum(_) | ProposeError::QuorumLost(_) => ErrorCode::NoQuorum,
+        ProposeError::Stalled => ErrorCode::DiskStalled,
         // Too large can't be: entries close far below the limit.
         ProposeError::TooLarge { .. } => ErrorCode::Internal,
         ProposeError::OutcomeUnknown(_) | ProposeError::Stopped(_) => ErrorCode::NoLeader,

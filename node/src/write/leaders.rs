@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_client::balance::{BackoffOptions, Balancer, Pick, Policy};
+use quorate_proto::ErrorCode;
 
 use super::Batcher;
+use crate::api::ApiError;
 use crate::cluster::{CurrentView, Peers};
-use crate::shards::Shards;
+use crate::shards::{ShardReplica, Shards};
 
 /// Tries of a part that wait for the local replica to hear of a leader before other nodes are asked:
 /// about one election. An election that goes on is over sooner than that; a replica that is cut off from
 /// its group, while this node reaches the rest of it, never hears of one.
 const PATIENCE: u32 = 10;
 
-/// A leader that a majority has acknowledged within this time does its work.
-const FOLLOWED_WITHIN: Duration = Duration::from_secs(3);
+/// How long a node that was guessed may take for a part, when the local replica has lost its quorum.
+const GUESS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where a part has to go.
 pub enum Leader {
@@ -59,7 +61,7 @@ impl Leaders {
 
     /// Whom to give a part to. `attempt` counts the tries for it.
     pub fn find(&self, shard: u32, attempt: u32) -> Leader {
-        if let Some(replica) = self.shards.get(shard) {
+        if let Some(replica) = self.in_touch(shard) {
             if replica.leads() {
                 return self.shards.batcher(shard).map_or(Leader::Unknown, Leader::Local);
             }
@@ -69,8 +71,8 @@ impl Leaders {
                 _ => {}
             }
         }
-        if let Some(node) = self.hints.read().get(&shard) {
-            return Leader::Remote(*node);
+        if let Some(node) = self.hinted(shard) {
+            return Leader::Remote(node);
         }
         self.guess(shard).map_or(Leader::Unknown, Leader::Guess)
     }
@@ -103,21 +105,43 @@ impl Leaders {
 
     /// The leading node of a shard, when the local replica or an earlier answer tells.
     pub fn node(&self, shard: u32) -> Option<u64> {
-        self.local_knowledge(shard)
-            .or_else(|| self.hints.read().get(&shard).copied())
+        self.local_knowledge(shard).or_else(|| self.hinted(shard))
+    }
+
+    /// Like [`Leaders::node`], or else a node that may know.
+    pub fn node_or_guess(&self, shard: u32) -> Option<u64> {
+        self.node(shard)
+            .or_else(|| self.guess(shard).map(|pick| pick.target))
+    }
+
+    /// For how long the local replica heard of no majority of its group, if that is too long.
+    pub fn lost(&self, shard: u32) -> Option<Duration> {
+        self.shards.get(shard)?.group().quorum_lost()
+    }
+
+    /// The error of a shard that is [lost](Leaders::lost).
+    pub fn no_quorum(shard: u32, lost: Duration) -> ApiError {
+        let what = format!("shard {shard}: no majority of its replicas was heard of for {lost:.1?}");
+        ApiError::new(ErrorCode::NoQuorum, what)
+    }
+
+    /// Waits until a part that was given to another node is not worth waiting for: the local replica
+    /// lost its quorum meanwhile; or it had before, and the other node was a guess.
+    pub async fn given_up(&self, shard: u32) {
+        match self.shards.get(shard) {
+            Some(replica) if replica.group().quorum_lost().is_none() => {
+                replica.group().until_quorum_lost().await;
+            }
+            Some(_) => tokio::time::sleep(GUESS_TIMEOUT).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether a shard has a leader that, as far as this node can tell, does its work.
     pub fn works(&self, shard: u32) -> bool {
-        match self.node(shard) {
-            Some(node) if node != self.peers.own() => self.peers.reachable(node),
-            Some(_) => self.shards.get(shard).is_some_and(|replica| {
-                let status = replica.group().status();
-                let alone = status.voters.iter().all(|set| set.len() == 1);
-                alone || status.quorum_ack_age.is_some_and(|age| age < FOLLOWED_WITHIN)
-            }),
-            None => false,
-        }
+        // A replica that is in touch with its group heard of its leader just now.
+        let known = || self.hinted(shard).is_some_and(|node| self.peers.reachable(node));
+        self.local_knowledge(shard).is_some() || known()
     }
 
     /// Takes a peer's word for who leads; `None` forgets what was known.
@@ -128,18 +152,31 @@ impl Leaders {
         };
     }
 
-    /// Waits until the local replica knows of another leader of `shard` than `node`. A leader that is cut
+    /// Waits until the local replica, if it is in touch, knows of another leader of `shard` than `node`. A leader that is cut
     /// off answers nothing; its followers elect another long before a request's time is up.
     pub async fn moved_from(&self, shard: u32, node: u64) {
         let led_there = self.view.get().and_then(|v| v.groups.get(&shard)?.on(node));
-        match (self.shards.get(shard), led_there) {
+        match (self.in_touch(shard), led_there) {
             (Some(replica), Some(leader)) => replica.led_by_another(leader).await,
             _ => std::future::pending().await,
         }
     }
 
-    fn local_knowledge(&self, shard: u32) -> Option<u64> {
+    /// The local replica, if it belongs to a working quorum and its disk works: else what it knows may
+    /// be long over.
+    fn in_touch(&self, shard: u32) -> Option<Arc<ShardReplica>> {
         let replica = self.shards.get(shard)?;
+        (!self.shards.stalled() && replica.group().quorum_lost().is_none()).then_some(replica)
+    }
+
+    /// What another node said. Not that this node leads: it knows better.
+    fn hinted(&self, shard: u32) -> Option<u64> {
+        let node = self.hints.read().get(&shard).copied();
+        node.filter(|node| *node != self.peers.own())
+    }
+
+    fn local_knowledge(&self, shard: u32) -> Option<u64> {
+        let replica = self.in_touch(shard)?;
         let leader = replica.leader()?;
         if leader == replica.replica() {
             return Some(self.peers.own());
@@ -171,7 +208,7 @@ mod tests {
         let view = Arc::new(CurrentView::default());
         view.set(Arc::new(View::new(&cluster).unwrap()));
         let limits = BatchLimits::new(&WriteConfig::default());
-        let shards = Shards::new(limits, Arc::new(SystemClock), Arc::new(Gate::default()));
+        let shards = Shards::new(limits, Arc::new(Gate::new(Arc::new(SystemClock))));
         Leaders::new(shards, view, peers, policy)
     }
 

@@ -251,7 +251,7 @@ mod tests {
             let limits = BatchLimits::new(&WriteConfig::default());
             Bench {
                 view: View::new(&cluster).unwrap(),
-                shards: Shards::new(limits, Arc::new(SystemClock), Arc::new(Gate::default())),
+                shards: Shards::new(limits, Arc::new(Gate::new(Arc::new(SystemClock)))),
                 cache: SeriesCache::new(1_000),
                 hasher: CacheHasher::new(7),
                 limits: DecodeLimits::DEFAULT,

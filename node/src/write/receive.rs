@@ -19,6 +19,10 @@ use crate::shards::Shards;
 
 /// First and longest wait between two tries of a part.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// Tries of a part whose shard has lost its quorum, as far as this node knows: the others may be better off.
+const LOST_TRIES: u32 = 2;
+/// How long a node that may take no writes has for handing leadership over.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(3);
 /// Rounds of "send labels": one for stale ids, one more for ids retired meanwhile.
 const LABEL_ROUNDS: u32 = 3;
 
@@ -213,6 +217,7 @@ impl WritePath {
         part: Bytes,
         deadline: Instant,
     ) -> Result<Committed, ApiError> {
+        let started = Instant::now();
         let mut backoff = BACKOFF.0;
         let mut attempt = 0;
         loop {
@@ -248,8 +253,13 @@ impl WritePath {
                 Err(e) => e,
             };
             let over = Instant::now() + backoff >= deadline;
-            if over || !worth_another_try(error.code) {
+            if over || !worth_another_try(error.code, started.elapsed()) {
                 return Err(error);
+            }
+            if let Some(lost) = self.leaders.lost(shard)
+                && attempt >= LOST_TRIES
+            {
+                return Err(Leaders::no_quorum(shard, lost));
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
@@ -257,8 +267,9 @@ impl WritePath {
         }
     }
 
-    /// Sends a part to the leader on another node. Gives up early when leadership moves meanwhile: what
-    /// the old leader did with the part is unknown then, and sending it again is harmless.
+    /// Sends a part to the leader on another node. Gives up early when leadership moves meanwhile, or the
+    /// quorum is gone: what the old leader did with the part is unknown then, and sending it again is
+    /// harmless.
     async fn forward(
         &self,
         view: &View,
@@ -277,18 +288,23 @@ impl WritePath {
                 let what = format!("shard {shard} is not led by node {node} any more");
                 Err(ApiError::new(ErrorCode::NotLeader, what))
             }
+            () = self.leaders.given_up(shard) => {
+                let what = format!("node {node} did not commit its part of shard {shard} in time");
+                Err(ApiError::new(ErrorCode::NoLeader, what))
+            }
         }
     }
 }
 
 /// Leadership moves within a second or so, also away from nodes that may not lead; overload does not
 /// pass by pressing on.
-fn worth_another_try(code: ErrorCode) -> bool {
-    use ErrorCode::{ClockSkew, DiskReserve, NoLeader, NotLeader, ShuttingDown, Starting};
-    matches!(
-        code,
-        NoLeader | NotLeader | Starting | ShuttingDown | DiskReserve | ClockSkew
-    )
+fn worth_another_try(code: ErrorCode, so_far: Duration) -> bool {
+    use ErrorCode::{ClockSkew, DiskReserve, DiskStalled, NoLeader, NotLeader, ShuttingDown, Starting};
+    match code {
+        NoLeader | NotLeader | Starting => true,
+        ShuttingDown | DiskReserve | DiskStalled | ClockSkew => so_far < HANDED_OVER_WITHIN,
+        _ => false,
+    }
 }
 
 impl WriteOutcome {

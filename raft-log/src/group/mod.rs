@@ -1,5 +1,6 @@
 //! One group, as this node takes part in it.
 
+mod contact;
 mod members;
 mod propose;
 mod purge;
@@ -26,6 +27,7 @@ pub use purge::PurgeError;
 pub use read::ReadError;
 pub use status::{GroupStatus, Role, WaitError};
 
+pub(crate) use contact::Contact;
 pub(crate) use status::OnGroupFatal;
 
 /// Why a group could not be opened.
@@ -96,6 +98,9 @@ pub(crate) struct GroupInner<R: AsyncRuntime> {
     /// True while leadership is being handed over: proposals wait.
     handing_over: watch::Sender<bool>,
     reads: read::Rounds,
+    contact: Arc<Contact<R>>,
+    /// True while the log's device does not answer.
+    stalled: watch::Receiver<bool>,
     status: watch::Sender<GroupStatus>,
 }
 
@@ -105,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) writer: Arc<LogWriter>,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) tail_bytes: usize,
+    pub(crate) stalled: watch::Receiver<bool>,
     pub(crate) on_group_fatal: OnGroupFatal,
 }
 
@@ -176,8 +182,10 @@ impl<R: AsyncRuntime> Group<R> {
                 raft.runtime_config().elect(true);
             }));
         }
+        let contact = Arc::new(Contact::new());
         let server = Server {
             raft: raft.clone(),
+            contact: contact.clone(),
             machine,
             config: config.clone(),
             votes_from,
@@ -194,6 +202,8 @@ impl<R: AsyncRuntime> Group<R> {
             inflight: Arc::new(Semaphore::new(config.max_inflight_bytes)),
             handing_over,
             reads: read::Rounds::default(),
+            contact,
+            stalled: parts.stalled,
             status,
             config,
         });

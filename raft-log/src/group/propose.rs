@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::Select2;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::{AsyncRuntime, Instant};
 use rand::Rng;
@@ -10,6 +11,7 @@ use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Group;
+use super::contact::Hopeless;
 use crate::position::{LogPosition, ReplicaId};
 use crate::type_config::{Command, PermitResponder, position};
 
@@ -50,6 +52,12 @@ pub enum ProposeError {
     /// The leader could not reach a quorum before the deadline. Nothing was proposed.
     #[error("no quorum answered within {0:?}")]
     NoQuorum(Duration),
+    /// The leader lost its quorum: no majority was heard of for so long. Nothing was proposed.
+    #[error("no majority of the replicas was heard of for {0:?}")]
+    QuorumLost(Duration),
+    /// The device of this node's log does not answer. Nothing was proposed.
+    #[error("the device of this node's log does not answer")]
+    Stalled,
     /// It was proposed, and may or may not be committed, now or later.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
@@ -79,11 +87,17 @@ impl<R: AsyncRuntime> Group<R> {
         let deadline = R::Instant::now() + timeout;
         let mut permit = self.admit(command.len())?;
         loop {
+            if self.inner.is_stalled() {
+                return Err(ProposeError::Stalled);
+            }
             self.wait_hand_over(deadline, timeout).await?;
             permit = match self.try_propose(command.clone(), permit, deadline, timeout).await {
                 Try::Done(result) => return result,
                 Try::Again(permit) => permit,
             };
+            if let Some(age) = self.inner.quorum_lost() {
+                return Err(ProposeError::QuorumLost(age));
+            }
             if R::Instant::now() >= deadline {
                 return Err(ProposeError::NoQuorum(timeout));
             }
@@ -124,12 +138,17 @@ impl<R: AsyncRuntime> Group<R> {
         if let Err(fatal) = submitted {
             return Try::Done(Err(ProposeError::Stopped(fatal.to_string())));
         }
-        let (result, permit) = match R::timeout_at(deadline, outcome).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => return Try::Done(Err(ProposeError::OutcomeUnknown("the group stopped".into()))),
-            Err(_) => {
-                let unknown = format!("not applied within {timeout:?}");
-                return Try::Done(Err(ProposeError::OutcomeUnknown(unknown)));
+        let unknown = |why: String| Try::Done(Err(ProposeError::OutcomeUnknown(why)));
+        let outcome = R::timeout_at(deadline, outcome);
+        let (result, permit) = match R::select2(outcome, self.inner.until_hopeless()).await {
+            Select2::First(Ok(Ok(outcome))) => outcome,
+            Select2::First(Ok(Err(_))) => return unknown("the group stopped".into()),
+            Select2::First(Err(_)) => return unknown(format!("not applied within {timeout:?}")),
+            Select2::Second(Hopeless::QuorumLost(age)) => {
+                return unknown(format!("no majority of the replicas was heard of for {age:?}"));
+            }
+            Select2::Second(Hopeless::Stalled) => {
+                return unknown("the device of this node's log does not answer".into());
             }
         };
         let error = match result {
@@ -144,7 +163,7 @@ impl<R: AsyncRuntime> Group<R> {
         };
         let forward = match error {
             ClientWriteError::ForwardToLeader(forward) => forward,
-            other => return Try::Done(Err(ProposeError::OutcomeUnknown(other.to_string()))),
+            other => return unknown(other.to_string()),
         };
         match (forward.reason, permit) {
             // The lease ran out under a backlog, no one else leads yet; or leadership is being handed

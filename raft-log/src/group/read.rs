@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::Select2;
 use openraft::errors::{ForwardReason, LinearizableReadError, RaftError};
 use openraft::{AsyncRuntime, Instant, LinearizerOption, ReadPolicy};
 use parking_lot::Mutex;
 use thiserror::Error;
 
+use super::contact::Hopeless;
 use super::{Group, Role};
 use crate::net::{Control, NetworkError, Target, frame};
 use crate::position::ReplicaId;
@@ -25,6 +27,12 @@ pub enum ReadError {
     /// No quorum confirmed the leader in time.
     #[error("no quorum confirmed the leader within {0:?}")]
     NoQuorum(Duration),
+    /// The leader lost its quorum: no majority was heard of for so long.
+    #[error("no majority of the replicas was heard of for {0:?}")]
+    QuorumLost(Duration),
+    /// The device of the leader's log does not answer, so it gives leadership up.
+    #[error("the device of the leader's log does not answer")]
+    Stalled,
     /// The leader did not answer.
     #[error("the leader did not answer: {0}")]
     Unreachable(NetworkError),
@@ -115,6 +123,8 @@ impl<R: AsyncRuntime> Group<R> {
             Ok(frame::ReadAnswer::Index(index)) => Ok(index),
             Ok(frame::ReadAnswer::NotLeader(leader)) => Err(ReadError::NotLeader { leader }),
             Ok(frame::ReadAnswer::NoQuorum) => Err(ReadError::NoQuorum(timeout)),
+            Ok(frame::ReadAnswer::QuorumLost(ms)) => Err(ReadError::QuorumLost(Duration::from_millis(ms))),
+            Ok(frame::ReadAnswer::Stalled) => Err(ReadError::Stalled),
             Err(error) => Err(ReadError::Unreachable(NetworkError::Refused(error.to_string()))),
         }
     }
@@ -127,10 +137,12 @@ impl<R: AsyncRuntime> Group<R> {
         loop {
             let left = deadline.saturating_duration_since(R::Instant::now());
             let policy = LinearizerOption::from(read_policy()).with_wait_timeout(left);
-            let error = match R::timeout_at(deadline, self.inner.raft.get_read_log_id(policy)).await {
-                Ok(Ok((read, _applied))) => return Ok(read.index()),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(ReadError::NoQuorum(timeout)),
+            let ask = R::timeout_at(deadline, self.inner.raft.get_read_log_id(policy));
+            let error = match R::select2(ask, self.inner.until_hopeless()).await {
+                Select2::First(Ok(Ok((read, _applied)))) => return Ok(read.index()),
+                Select2::First(Ok(Err(error))) => error,
+                Select2::First(Err(_)) => return Err(ReadError::NoQuorum(timeout)),
+                Select2::Second(hopeless) => return Err(self.unreadable(hopeless)),
             };
             match error {
                 RaftError::Fatal(fatal) => return Err(ReadError::Stopped(fatal.to_string())),
@@ -162,6 +174,16 @@ impl<R: AsyncRuntime> Group<R> {
         }
     }
 
+    /// Another replica may lead although this one's quorum or device is gone: then it is to be asked.
+    fn unreadable(&self, hopeless: Hopeless) -> ReadError {
+        let leader = self.inner.status.borrow().leader;
+        match hopeless {
+            _ if leader != Some(self.replica()) => ReadError::NotLeader { leader },
+            Hopeless::QuorumLost(age) => ReadError::QuorumLost(age),
+            Hopeless::Stalled => ReadError::Stalled,
+        }
+    }
+
     /// Answers a read-index question of another replica.
     pub(crate) async fn answer_read_index(&self, payload: Bytes) -> Result<Bytes, NetworkError> {
         let refused = |e: frame::FrameError| NetworkError::Refused(e.to_string());
@@ -171,6 +193,8 @@ impl<R: AsyncRuntime> Group<R> {
         let answer = match R::timeout(timeout, asked).await {
             Ok(Ok(index)) => frame::ReadAnswer::Index(index),
             Ok(Err(ReadError::NotLeader { leader })) => frame::ReadAnswer::NotLeader(leader),
+            Ok(Err(ReadError::QuorumLost(age))) => frame::ReadAnswer::QuorumLost(age.as_millis() as u64),
+            Ok(Err(ReadError::Stalled)) => frame::ReadAnswer::Stalled,
             Ok(Err(ReadError::Stopped(reason))) => return Err(NetworkError::Refused(reason)),
             Ok(Err(_)) | Err(_) => frame::ReadAnswer::NoQuorum,
         };

@@ -166,6 +166,7 @@ pub(super) fn follow<R: AsyncRuntime>(inner: &Arc<GroupInner<R>>, on_fatal: OnGr
         loop {
             let Some(inner) = weak.upgrade() else { return };
             let status = inner.status();
+            inner.contact.follow(&status);
             let (stopped, fatal) = (status.role == Role::Stopped, status.fatal.clone());
             if let Some(reason) = fatal {
                 tracing::error!(log = %inner.log, reason, "the group has stopped");

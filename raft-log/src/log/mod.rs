@@ -15,6 +15,7 @@ mod store;
 mod view;
 #[cfg(test)]
 mod view_tests;
+mod watchdog;
 mod writer;
 
 pub use device::{DeviceOp, LogDevice, RecoveredLog, RiderRow, StoredVote};

@@ -1,6 +1,6 @@
 //! Counters of the log writer.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 const BUCKETS: usize = 26;
@@ -31,6 +31,10 @@ pub struct WriterStats {
     pub queued_operations: u64,
     /// Bytes of entries waiting for the writer now.
     pub queued_bytes: u64,
+    /// True while the device does not answer.
+    pub stalled: bool,
+    /// How often that began.
+    pub stalls: u64,
     /// True after a write failed; nothing is written any more.
     pub failed: bool,
 }
@@ -44,6 +48,10 @@ pub(crate) struct Counters {
     bytes: AtomicU64,
     queued_operations: AtomicU64,
     queued_bytes: AtomicU64,
+    /// Number of the batch being written, 0 between batches.
+    writing: AtomicU64,
+    stalled: AtomicBool,
+    stalls: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -53,9 +61,26 @@ impl Counters {
         self.queued_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// A batch goes to the device now.
+    pub(crate) fn writes(&self) {
+        // Only the writer changes these two.
+        self.writing.store(self.batches.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// The batch that the device has not answered yet.
+    pub(crate) fn writing(&self) -> Option<u64> {
+        Some(self.writing.load(Relaxed)).filter(|batch| *batch != 0)
+    }
+
+    pub(crate) fn stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Relaxed);
+        self.stalls.fetch_add(u64::from(stalled), Relaxed);
+    }
+
     pub(crate) fn wrote(&self, operations: usize, bytes: usize, sync: Option<Duration>) {
         self.queued_operations.fetch_sub(operations as u64, Relaxed);
         self.queued_bytes.fetch_sub(bytes as u64, Relaxed);
+        self.writing.store(0, Relaxed);
         self.batches.fetch_add(1, Relaxed);
         self.operations.fetch_add(operations as u64, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
@@ -90,6 +115,8 @@ impl Counters {
             bytes: self.bytes.load(Relaxed),
             queued_operations: self.queued_operations.load(Relaxed),
             queued_bytes: self.queued_bytes.load(Relaxed),
+            stalled: self.stalled.load(Relaxed),
+            stalls: self.stalls.load(Relaxed),
             failed: self.failed.load(Relaxed) != 0,
         }
     }

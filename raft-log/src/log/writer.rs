@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
 
 use super::device::{DeviceOp, LogDevice};
 use super::stats::{Counters, WriterStats};
 use super::view::LogView;
+use super::watchdog;
 use crate::config::{LogOptions, WriterMode};
 
 /// Called once when a write or sync failed, with the reason. Production aborts the process: after a
@@ -40,6 +41,7 @@ pub(crate) struct LogWriter {
     max_queue_bytes: usize,
     counters: Arc<Counters>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    stalled: watch::Receiver<bool>,
 }
 
 impl LogWriter {
@@ -52,6 +54,7 @@ impl LogWriter {
         // Permits are counted in KiB, so that any queue size fits tokio's semaphore.
         let room = Arc::new(Semaphore::new(options.max_queue_bytes.div_ceil(1024)));
         let counters = Arc::new(Counters::default());
+        let stalled = watchdog::start::<R>(&counters, options, on_fatal.clone());
         let worker = Worker {
             device,
             requests,
@@ -77,6 +80,7 @@ impl LogWriter {
             max_queue_bytes: options.max_queue_bytes,
             counters,
             thread: Mutex::new(thread),
+            stalled,
         })
     }
 
@@ -144,6 +148,11 @@ impl LogWriter {
         queue.send(request).map_err(|_| stopped())
     }
 
+    /// True while the device does not answer.
+    pub(crate) fn stalled(&self) -> watch::Receiver<bool> {
+        self.stalled.clone()
+    }
+
     pub(crate) fn stats(&self) -> WriterStats {
         self.counters.snapshot()
     }
@@ -202,6 +211,7 @@ impl Worker {
     fn run_thread(mut self) {
         while let Some(first) = self.requests.blocking_recv() {
             let batch = self.gather(first);
+            self.counters.writes();
             let started = Instant::now();
             let result = self.write(&batch.ops, batch.sync);
             let took = batch.sync.then(|| started.elapsed());
@@ -213,6 +223,7 @@ impl Worker {
     async fn run_task<R: AsyncRuntime>(mut self) {
         while let Some(first) = self.requests.recv().await {
             let batch = self.gather(first);
+            self.counters.writes();
             let started = <R::Instant as openraft::Instant>::now();
             let mut result = self.write(&batch.ops, false);
             if batch.sync && result.is_ok() {

@@ -113,6 +113,9 @@ pub(crate) enum ReadAnswer {
     Index(u64),
     NotLeader(Option<ReplicaId>),
     NoQuorum,
+    /// For how many milliseconds no majority was heard of.
+    QuorumLost(u64),
+    Stalled,
 }
 
 pub(crate) fn to_stored(vote: &Vote) -> StoredVote {

@@ -15,6 +15,7 @@ use super::NetworkError;
 use super::frame::{self, Control, TransferAnswer, TransferAsk, VoteAnswer, VoteAsk};
 use super::snapshot_frame::{self, Frame, SnapshotHeader, Total};
 use crate::config::GroupConfig;
+use crate::group::Contact;
 use crate::machine::{Machine, SnapshotBody, StateMachine};
 use crate::membership;
 use crate::offload;
@@ -25,6 +26,7 @@ type C<R> = TypeConfig<R>;
 /// Answers the messages of one replica's peers.
 pub(crate) struct Server<R: AsyncRuntime> {
     pub(crate) raft: Raft<C<R>, Machine<R>>,
+    pub(crate) contact: Arc<Contact<R>>,
     pub(crate) machine: Arc<dyn StateMachine>,
     pub(crate) config: GroupConfig,
     /// Until then no vote is given, see [`Server::vote`].
@@ -63,6 +65,10 @@ impl<R: AsyncRuntime> Server<R> {
 
     pub(crate) async fn heartbeat(&self, payload: Bytes) -> Result<Bytes, NetworkError> {
         let request = frame::decode_append::<R>(&payload).map_err(refused)?;
+        // At its arrival: the answer waits for the log to be flushed, which says nothing about the leader.
+        if request.vote >= self.raft.metrics().borrow_watched().vote {
+            self.contact.heard_now();
+        }
         // The stream gives the position that matched, the one-off call does not.
         let mut answers = Box::pin(self.raft.stream_append(stream::iter([request])));
         match answers.next().await {

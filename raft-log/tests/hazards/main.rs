@@ -5,6 +5,8 @@
 mod durability;
 mod flow;
 mod leadership;
+mod no_quorum;
+mod stalled_device;
 #[path = "../support/mod.rs"]
 mod support;
 
