@@ -280,9 +280,14 @@ pub async fn write(
     match group.propose_within(command.clone(), limit).await {
         Ok(committed) => WriteAnswer::Done(committed.position, command, committed.reply),
         Err(ProposeError::NotLeader { leader }) => WriteAnswer::NotLeader(leader),
-        Err(ProposeError::Overloaded { .. } | ProposeError::TooLarge { .. } | ProposeError::NoQuorum(_)) => {
-            WriteAnswer::Refused
-        }
+        // Nothing was proposed.
+        Err(
+            ProposeError::Overloaded { .. }
+            | ProposeError::TooLarge { .. }
+            | ProposeError::NoQuorum(_)
+            | ProposeError::QuorumLost(_)
+            | ProposeError::Stalled,
+        ) => WriteAnswer::Refused,
         Err(ProposeError::OutcomeUnknown(_) | ProposeError::Stopped(_)) => WriteAnswer::Unknown,
     }
 }
