@@ -38,6 +38,19 @@ build: ## Build the quorate binary and print where it is
 install: build ## Put the binary into ~/.local/bin (or PREFIX=... /bin)
 	@install -D -m 755 "$(QUORATE)" "$(PREFIX)/bin/quorate"
 
+# The node with planted bugs. Only our crates are built again; RocksDB is the one that everything shares, because
+# quorate-proto gives it the same features here.
+.PHONY: quorate-mutant
+quorate-mutant:
+	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-proto --features quorate-node/mutants \
+		--bin quorate-mutant
+
+.PHONY: mutants
+mutants: quorate-mutant ## Run every planted bug, and print which checker caught it: make mutants ARGS="--repeat 3"
+	@scripts/setup.sh test
+	@$(CARGO) build $(LOCKED) --package quorate-jepsen-like-tests --package quorate-proto --bin mutants
+	@exec "$(dir $(QUORATE))mutants" $(ARGS)
+
 # Documentation's examples first: the last line is the summary of the runner that runs the rest. What
 # tests need is installed, so that none may skip itself.
 .PHONY: test
@@ -45,6 +58,7 @@ test: export QUORATE_TEST_REQUIRE := 1
 test: export QUORATE_SIM_SECONDS ?= 125
 test: ## Run every test
 	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory quorate-mutant
 	@$(CARGO) test $(LOCKED) --workspace --doc --quiet
 	@if command -v cargo-nextest >/dev/null; then \
 		$(CARGO) nextest run $(LOCKED) --workspace; \
@@ -57,7 +71,10 @@ test: ## Run every test
 .PHONY: test-%
 test-%: ## Run the tests of one folder: make test-storage
 	@scripts/setup.sh test
-	@if [[ "$*" == jepsen-like-tests ]]; then $(CARGO) build $(LOCKED) --package quorate-node; fi
+	@if [[ "$*" == jepsen-like-tests ]]; then \
+		$(CARGO) build $(LOCKED) --package quorate-node; \
+		$(MAKE) --no-print-directory quorate-mutant; \
+	fi
 	@$(CARGO) test $(LOCKED) --package quorate-$* --package quorate-proto
 
 .PHONY: check

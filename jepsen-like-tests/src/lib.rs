@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod failover;
 pub mod history;
 pub mod http;
+pub mod mutants;
 pub mod nemesis;
 pub mod peers;
 pub mod ports;

@@ -198,7 +198,7 @@ async fn query_steadily(
 }
 
 /// The newest value of each probe, which is its batch number.
-async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, ClientError> {
+pub(crate) async fn newest(client: &Client, level: Level) -> Result<Vec<(u32, u64)>, ClientError> {
     // At a time of this process, which gave the samples theirs, and not the server's, whose clock may be wrong.
     let answer = client
         .instant(
