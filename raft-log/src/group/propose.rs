@@ -90,14 +90,17 @@ impl<R: AsyncRuntime> Group<R> {
             if self.inner.is_stalled() {
                 return Err(ProposeError::Stalled);
             }
+            // Before anything is proposed, so that the outcome is known. Another replica may lead, though.
+            if let Some(age) = self.inner.quorum_lost()
+                && self.inner.status.borrow().leader == Some(self.replica())
+            {
+                return Err(ProposeError::QuorumLost(age));
+            }
             self.wait_hand_over(deadline, timeout).await?;
             permit = match self.try_propose(command.clone(), permit, deadline, timeout).await {
                 Try::Done(result) => return result,
                 Try::Again(permit) => permit,
             };
-            if let Some(age) = self.inner.quorum_lost() {
-                return Err(ProposeError::QuorumLost(age));
-            }
             if R::Instant::now() >= deadline {
                 return Err(ProposeError::NoQuorum(timeout));
             }

@@ -135,6 +135,9 @@ impl<R: AsyncRuntime> Group<R> {
         }
         let deadline = R::Instant::now() + timeout;
         loop {
+            if self.inner.is_stalled() {
+                return Err(self.unreadable(Hopeless::Stalled));
+            }
             let left = deadline.saturating_duration_since(R::Instant::now());
             let policy = LinearizerOption::from(read_policy()).with_wait_timeout(left);
             let ask = R::timeout_at(deadline, self.inner.raft.get_read_log_id(policy));
