@@ -173,9 +173,7 @@ impl Shard {
             match verdict {
                 Verdict::Stored => {
                     outcome.stored += 1;
-                    if let Some(identity) = state.table.identity_mut(id) {
-                        identity.oldest_ms = identity.oldest_ms.min(*timestamp_ms);
-                    }
+                    state.table.note_oldest(id, *timestamp_ms);
                 }
                 Verdict::Duplicate => outcome.duplicates += 1,
                 Verdict::Rejected(reason) => {
@@ -203,10 +201,8 @@ fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outco
     outcome.new_ids.reserve(part.series.len());
     for bytes in &part.series {
         let id = table.find(part.tenant, bytes).or_else(|| {
-            // The part's decoder checked the bytes.
-            let labels = Labels::from_canonical(bytes).ok()?;
             let room = table.len() < limits.max_series_per_shard;
-            room.then(|| table.register(part.tenant, labels)).flatten()
+            room.then(|| table.register(part.tenant, bytes)).flatten()
         });
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }
@@ -216,10 +212,8 @@ fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outco
 fn register_in_hash_order(table: &mut SeriesTable, part: &PartView<'_>) {
     let series: std::collections::HashSet<&[u8]> = part.series.iter().map(|bytes| &bytes[..]).collect();
     for bytes in series {
-        if table.find(part.tenant, bytes).is_none()
-            && let Ok(labels) = Labels::from_canonical(bytes)
-        {
-            table.register(part.tenant, labels);
+        if table.find(part.tenant, bytes).is_none() {
+            table.register(part.tenant, bytes);
         }
     }
 }
@@ -275,7 +269,7 @@ impl Rules {
         timestamp_ms: i64,
         newest_ms: i64,
     ) -> String {
-        let labels = table.identity(id).map(|i| i.labels.clone()).unwrap_or_default();
+        let labels = table.labels(id).unwrap_or_default();
         let bound = match reason {
             RejectReason::TooOld => format!("older than the retention, which begins at {}", self.cut_ms),
             RejectReason::OutOfOrder => format!(

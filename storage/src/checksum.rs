@@ -40,12 +40,12 @@ impl Shard {
             let state = self.state.read();
             let rows: Vec<Row> = (1..state.table.next_id())
                 .filter_map(|id| {
-                    let identity = state.table.identity(id)?;
-                    let tenant = state.table.tenant_name(state.table.head(id)?.tenant).to_owned();
+                    let labels = state.table.labels(id)?;
+                    let tenant = state.table.tenant_name(state.table.tenant_of(id)?).to_owned();
                     let head = copy_head(&state, id, state.clock.cut_ms, i64::MAX);
                     Some(Row {
                         tenant,
-                        labels: identity.labels.clone(),
+                        labels,
                         id,
                         head,
                     })

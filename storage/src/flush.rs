@@ -142,20 +142,11 @@ impl Shard {
         let table = &state.table;
         let new_series = (first_new..table.next_id())
             .filter_map(|id| {
-                let tenant = table.tenant_name(table.head(id)?.tenant).to_owned();
-                Some((id, tenant, table.identity(id)?.labels.clone()))
+                let tenant = table.tenant_name(table.tenant_of(id)?).to_owned();
+                Some((id, tenant, table.labels(id)?))
             })
             .collect();
-        let states = (1..table.next_id())
-            .filter_map(|id| {
-                let (head, identity) = (table.head(id)?, table.identity(id)?);
-                Some(SeriesState {
-                    oldest_ms: identity.oldest_ms,
-                    newest_ms: head.newest_ms,
-                    newest_bits: head.newest_bits,
-                })
-            })
-            .collect();
+        let states = (1..table.next_id()).filter_map(|id| table.state_of(id)).collect();
         Ok(Some(Sealed {
             meta,
             frozen,
@@ -165,15 +156,15 @@ impl Shard {
     }
 
     fn freeze(&self, state: &mut State) -> Result<Frozen, StorageError> {
-        let mut frozen = Frozen {
-            series: Vec::new(),
+        let series = state
+            .table
+            .take_heads()
+            .map_err(|(id, error)| StorageError::chunk(self.key.shard, id)(error))?;
+        let frozen = Frozen {
+            series,
             samples: state.head_samples,
             bytes: state.head_bytes,
         };
-        for (id, head) in state.table.heads_mut().filter(|(_, head)| !head.is_empty()) {
-            let chunks = head.take().map_err(StorageError::chunk(self.key.shard, id))?;
-            frozen.series.push((id, chunks));
-        }
         state.head_samples = 0;
         state.head_bytes = 0;
         Ok(frozen)
@@ -272,9 +263,7 @@ impl Shard {
                     state.head_samples += pending.frozen.samples;
                     state.head_bytes += pending.frozen.bytes;
                     for (id, chunks) in &pending.frozen.series {
-                        if let Some(head) = state.table.head_mut(*id) {
-                            head.put_back(chunks);
-                        }
+                        state.table.put_back(*id, chunks);
                     }
                 }
                 // Label rows stay: the next flush writes the same ones again.

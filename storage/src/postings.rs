@@ -129,10 +129,10 @@ impl TenantIndex {
     }
 
     /// The series that pass all matchers. `labels_of` gives the labels of an id of this index.
-    pub(crate) fn resolve<'l>(
+    pub(crate) fn resolve(
         &self,
         matchers: &[Matcher],
-        labels_of: impl Fn(u32) -> Option<&'l Labels>,
+        labels_of: impl Fn(u32) -> Option<Labels>,
     ) -> RoaringBitmap {
         let mut plan: Vec<(u64, &Matcher)> = matchers.iter().map(|m| (self.cost(m), m)).collect();
         plan.sort_by_key(|(cost, _)| *cost);
@@ -306,7 +306,7 @@ mod tests {
                     all.push(labels);
                 }
             }
-            let found: Vec<u32> = index.resolve(&matchers, |id| all.get(id as usize)).iter().collect();
+            let found: Vec<u32> = index.resolve(&matchers, |id| all.get(id as usize).cloned()).iter().collect();
             let expected: Vec<u32> = (0..all.len() as u32)
                 .filter(|id| {
                     matchers.iter().all(|m| m.matches(all[*id as usize].get(m.name()).unwrap_or("")))

@@ -85,7 +85,7 @@ fn load_labels(
             return Err(damaged("another series has the same labels"));
         }
         table
-            .register(tenant, labels)
+            .register(tenant, labels.as_bytes())
             .map(|_| ())
             .ok_or_else(|| damaged("there are too many series"))
     })?;
@@ -115,10 +115,9 @@ fn load_states(
             return Err(damaged("a row before it is missing"));
         }
         for state in decode_states(value).map_err(damaged)? {
-            let extra = || damaged("it holds more series than were registered");
-            let head = table.head_mut(next).ok_or_else(extra)?;
-            (head.newest_ms, head.newest_bits) = (state.newest_ms, state.newest_bits);
-            table.identity_mut(next).ok_or_else(extra)?.oldest_ms = state.oldest_ms;
+            if !table.restore(next, state) {
+                return Err(damaged("it holds more series than were registered"));
+            }
             next += 1;
         }
         Ok(())

@@ -135,7 +135,7 @@ impl Shard {
             let mut bytes = 0;
             selected.reserve(ids.len() as usize);
             for id in ids.iter().map(u64::from) {
-                let Some(identity) = state.table.identity(id) else {
+                let Some(labels) = state.table.labels(id) else {
                     continue;
                 };
                 let head = copy_head(&state, id, start_ms, end_ms);
@@ -147,7 +147,7 @@ impl Shard {
                     });
                 }
                 selected.push(SelectedSeries {
-                    labels: identity.labels.clone(),
+                    labels,
                     id,
                     head,
                     view: view.clone(),
@@ -172,7 +172,7 @@ impl Shard {
         let ids = self.resolve_any(&state, tenant, matcher_sets, start_ms, end_ms);
         let mut labels: Vec<Labels> = ids
             .iter()
-            .filter_map(|id| Some(state.table.identity(u64::from(id))?.labels.clone()))
+            .filter_map(|id| state.table.labels(u64::from(id)))
             .collect();
         drop(state);
         labels.sort();
@@ -258,12 +258,12 @@ impl Shard {
         let Some(index) = table.tenant(tenant).and_then(|number| table.index(number)) else {
             return RoaringBitmap::new();
         };
-        let labels_of = |id: u32| table.identity(u64::from(id)).map(|identity| &identity.labels);
+        let labels_of = |id: u32| table.labels(u64::from(id));
         let ids = index.resolve(matchers, labels_of);
         let in_window = |id: &u32| {
             let id = u64::from(*id);
             let newest_ms = table.head(id).map_or(i64::MIN, |head| head.newest_ms);
-            let oldest_ms = table.identity(id).map_or(i64::MAX, |identity| identity.oldest_ms);
+            let oldest_ms = table.oldest_ms(id).unwrap_or(i64::MAX);
             oldest_ms <= end_ms && newest_ms >= start_ms
         };
         ids.into_iter().filter(in_window).collect()
@@ -278,8 +278,6 @@ pub(crate) fn copy_head(state: &State, id: u64, start_ms: i64, end_ms: i64) -> H
         copy.chunks
             .extend(chunks.filter(|chunk| chunk.overlaps(start_ms, end_ms)).cloned());
     }
-    if let Some(head) = state.table.head(id) {
-        head.copy_into(start_ms, end_ms, &mut copy);
-    }
+    state.table.copy_head(id, start_ms, end_ms, &mut copy);
     copy
 }

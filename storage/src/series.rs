@@ -8,9 +8,13 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::chunk::{self, Chunk, ChunkError, OpenChunk};
 use crate::labels::Labels;
 use crate::postings::TenantIndex;
+use crate::series_rows::SeriesState;
 
 /// Postings hold 32-bit ids. A shard stops registering here whatever its limits say.
 pub(crate) const SERIES_MAX: u64 = u32::MAX as u64 - 1;
+
+/// Chunks of series, ascending by id; those of a series are disjoint and in time order.
+pub(crate) type SeriesChunks = Vec<(u64, Vec<Chunk>)>;
 
 /// What apply touches for each sample. Kept apart from labels, so that adjacent ids share cache lines.
 #[derive(Debug)]
@@ -183,10 +187,10 @@ impl HeadCopy {
 
 /// The parts of a series that samples rarely touch.
 #[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) labels: Labels,
+struct Identity {
+    labels: Labels,
     /// A lower bound of the series' timestamps; `i64::MAX` while it has no sample.
-    pub(crate) oldest_ms: i64,
+    oldest_ms: i64,
     fingerprint: u64,
 }
 
@@ -239,19 +243,75 @@ impl SeriesTable {
         self.heads.get(slot(id)?)
     }
 
-    pub(crate) fn heads_mut(&mut self) -> impl Iterator<Item = (u64, &mut Head)> {
-        self.heads
-            .iter_mut()
-            .enumerate()
-            .map(|(slot, head)| (slot as u64 + 1, head))
+    /// The labels of a series.
+    pub(crate) fn labels(&self, id: u64) -> Option<Labels> {
+        Some(self.identities.get(slot(id)?)?.labels.clone())
     }
 
-    pub(crate) fn identity(&self, id: u64) -> Option<&Identity> {
-        self.identities.get(slot(id)?)
+    /// The number of a series' tenant.
+    pub(crate) fn tenant_of(&self, id: u64) -> Option<u32> {
+        Some(self.head(id)?.tenant)
     }
 
-    pub(crate) fn identity_mut(&mut self, id: u64) -> Option<&mut Identity> {
-        self.identities.get_mut(slot(id)?)
+    /// What recovery needs of a series.
+    pub(crate) fn state_of(&self, id: u64) -> Option<SeriesState> {
+        let head = self.head(id)?;
+        Some(SeriesState {
+            oldest_ms: self.oldest_ms(id)?,
+            newest_ms: head.newest_ms,
+            newest_bits: head.newest_bits,
+        })
+    }
+
+    /// Takes up a state that [`Self::state_of`] gave; `false` when the series is not registered.
+    #[must_use]
+    pub(crate) fn restore(&mut self, id: u64, state: SeriesState) -> bool {
+        let Some(slot) = slot(id).filter(|slot| *slot < self.heads.len()) else {
+            return false;
+        };
+        self.heads[slot].newest_ms = state.newest_ms;
+        self.heads[slot].newest_bits = state.newest_bits;
+        self.identities[slot].oldest_ms = state.oldest_ms;
+        true
+    }
+
+    /// A lower bound of the series' timestamps; `i64::MAX` while it has no sample.
+    pub(crate) fn oldest_ms(&self, id: u64) -> Option<i64> {
+        Some(self.identities.get(slot(id)?)?.oldest_ms)
+    }
+
+    /// Notes a timestamp that may be the series' oldest.
+    pub(crate) fn note_oldest(&mut self, id: u64, timestamp_ms: i64) {
+        let identity = slot(id).and_then(|slot| self.identities.get_mut(slot));
+        if let Some(identity) = identity {
+            identity.oldest_ms = identity.oldest_ms.min(timestamp_ms);
+        }
+    }
+
+    /// Empties all heads, in order of ids. The error names the series whose chunks are damaged.
+    pub(crate) fn take_heads(&mut self) -> Result<SeriesChunks, (u64, ChunkError)> {
+        let mut taken = Vec::new();
+        for (slot, head) in self.heads.iter_mut().enumerate() {
+            if !head.is_empty() {
+                let id = slot as u64 + 1;
+                taken.push((id, head.take().map_err(|error| (id, error))?));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Returns chunks that [`Self::take_heads`] gave.
+    pub(crate) fn put_back(&mut self, id: u64, chunks: &[Chunk]) {
+        if let Some(head) = self.head_mut(id) {
+            head.put_back(chunks);
+        }
+    }
+
+    /// Copies what a head holds of the inclusive window.
+    pub(crate) fn copy_head(&self, id: u64, start_ms: i64, end_ms: i64, out: &mut HeadCopy) {
+        if let Some(head) = self.head(id) {
+            head.copy_into(start_ms, end_ms, out);
+        }
     }
 
     pub(crate) fn find(&self, tenant: &str, labels: &[u8]) -> Option<u64> {
@@ -267,8 +327,10 @@ impl SeriesTable {
             .map(|id| u64::from(*id))
     }
 
-    /// Registers a series that [`Self::find`] does not know; `None` when the table is full.
-    pub(crate) fn register(&mut self, tenant: &str, labels: Labels) -> Option<u64> {
+    /// Registers a series that [`Self::find`] does not know, by its canonical label bytes; `None` when
+    /// they are not canonical or the table is full.
+    pub(crate) fn register(&mut self, tenant: &str, labels: &[u8]) -> Option<u64> {
+        let labels = Labels::from_canonical(labels).ok()?;
         let id = u32::try_from(self.next_id())
             .ok()
             .filter(|id| u64::from(*id) <= SERIES_MAX)?;

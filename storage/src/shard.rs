@@ -177,8 +177,8 @@ impl Shard {
     /// Tenant and labels of a series.
     pub fn labels_of(&self, id: u64) -> Option<(String, Labels)> {
         let state = self.state.read();
-        let tenant = state.table.head(id)?.tenant;
-        let labels = state.table.identity(id)?.labels.clone();
+        let tenant = state.table.tenant_of(id)?;
+        let labels = state.table.labels(id)?;
         Some((state.table.tenant_name(tenant).to_owned(), labels))
     }
 
