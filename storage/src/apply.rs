@@ -2,6 +2,7 @@
 //! or in RocksDB only changes where it is looked up.
 
 use bytes::Bytes;
+use roaring::RoaringBitmap;
 
 use crate::entry::{self, Command, PartOutcome, PartView, RejectReason, UNREGISTERED};
 use crate::error::StorageError;
@@ -12,6 +13,7 @@ use crate::meta::Clock;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::{Head, SERIES_MAX, SeriesTable, find_in};
 use crate::shard::{Frozen, LogPosition, Shard, State};
+use crate::tombstones::Tombstones;
 
 /// About what one head sample takes in memory.
 const SAMPLE_BYTES: u64 = 4;
@@ -105,6 +107,10 @@ impl Shard {
                 state.clock.advance(entry.now_ms);
                 return Ok(Vec::new());
             }
+            Command::Delete(deletion) => {
+                self.apply_deletion(state, &deletion)?;
+                return Ok(Vec::new());
+            }
             Command::Write(parts) => parts,
         };
         let mut outcomes = Vec::with_capacity(parts.len());
@@ -125,6 +131,8 @@ impl Shard {
             frozen: state.frozen.as_deref(),
             flushed: &state.flushed,
             lookups: &mut state.lookups,
+            tombstones: &state.tombstones,
+            vacant: &mut state.vacant,
             db: &self.db,
             key: self.key,
             late: 0,
@@ -296,6 +304,8 @@ struct PartRun<'a> {
     frozen: Option<&'a Frozen>,
     flushed: &'a Flushed,
     lookups: &'a mut LookupCache,
+    tombstones: &'a Tombstones,
+    vacant: &'a mut RoaringBitmap,
     db: &'a Db,
     key: ReplicaKey,
     late: u64,
@@ -318,9 +328,29 @@ impl PartRun<'_> {
             return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
         }
         if timestamp_ms == head.newest_ms {
-            return Ok(same_timestamp(head.newest_bits, bits));
+            // Ids fit, see `SERIES_MAX`.
+            if self.vacant.is_empty() || !self.vacant.contains(id as u32) {
+                return Ok(same_timestamp(head.newest_bits, bits));
+            }
+            return self.decide_vacant(head, id, timestamp_ms, bits);
         }
         self.decide_late(head, id, timestamp_ms, bits)
+    }
+
+    /// A sample at the newest time of a series whose sample there may have been deleted.
+    fn decide_vacant(
+        &mut self,
+        head: &mut Head,
+        id: u64,
+        timestamp_ms: i64,
+        bits: u64,
+    ) -> Result<Verdict, StorageError> {
+        let verdict = self.decide_late(head, id, timestamp_ms, bits)?;
+        if matches!(verdict, Verdict::Stored) {
+            head.newest_bits = bits;
+            self.vacant.remove(id as u32);
+        }
+        Ok(verdict)
     }
 
     /// A sample older than the series' newest: presence first, so that a resend is always harmless.
@@ -357,8 +387,9 @@ impl PartRun<'_> {
         if let Some(bits) = find_in(frozen, timestamp_ms).map_err(StorageError::chunk(shard, id))? {
             return Ok(Some(bits));
         }
+        let mask = self.tombstones.over(id);
         self.lookups
-            .lookup(self.db, self.key, self.flushed, id, timestamp_ms)
+            .lookup(self.db, self.key, self.flushed, &mask, id, timestamp_ms)
     }
 }
 

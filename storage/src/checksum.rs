@@ -36,7 +36,7 @@ impl Shard {
     /// The lock is held while unflushed chunks are copied.
     pub fn checksum(&self) -> Result<LogicalChecksum, StorageError> {
         self.check_poison()?;
-        let (mut rows, position, cut_ms, flushed) = {
+        let (mut rows, position, cut_ms, flushed, tombstones) = {
             let state = self.state.read();
             let rows: Vec<Row> = (1..state.table.next_id())
                 .filter_map(|id| {
@@ -51,7 +51,14 @@ impl Shard {
                     })
                 })
                 .collect();
-            (rows, state.applied, state.clock.cut_ms, state.flushed.clone())
+            let tombstones = state.tombstones.clone();
+            (
+                rows,
+                state.applied,
+                state.clock.cut_ms,
+                state.flushed.clone(),
+                tombstones,
+            )
         };
         rows.sort_by(|a, b| (&a.tenant, a.labels.as_bytes()).cmp(&(&b.tenant, b.labels.as_bytes())));
         let mut reader = ChunkReader::new(&self.db, self.key, false)?;
@@ -70,9 +77,12 @@ impl Shard {
                 }
                 true
             };
+            let mask = tombstones.over(row.id);
             for generation in flushed.generations() {
+                let number = generation.number;
                 reader.visit(generation, row.id, cut_ms, i64::MAX, |_, bytes| {
-                    chunk::decode(bytes, &mut add).map_err(damaged())
+                    let visible = |t, bits| mask.hides(number, t) || add(t, bits);
+                    chunk::decode(bytes, visible).map_err(damaged())
                 })?;
             }
             for chunk in &row.head.chunks {

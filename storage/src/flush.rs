@@ -17,6 +17,7 @@ use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
 use crate::series_rows::{SeriesState, StateBlocks, encode_labels_row};
 use crate::shard::{Frozen, Gate, LogPosition, Shard, State, delete_range};
 use crate::sst::SstFile;
+use crate::tombstones::Tombstones;
 
 /// A row to write together with the log's next synced batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +120,12 @@ impl Shard {
         state.frozen = Some(frozen.clone());
         let number = state.next_generation;
         state.next_generation += 1;
-        let previous = state.flushed.meta.as_ref();
         let cut_ms = state.clock.cut_ms;
+        // Generations that lie before the retention cut as a whole are left out, and so deleted.
+        let kept = state.flushed.generations().iter().filter(|g| g.max_ms >= cut_ms);
+        let generations: Vec<Generation> = kept.copied().collect();
+        Arc::make_mut(&mut state.tombstones).prune(&generations);
+        let previous = state.flushed.meta.as_ref();
         let meta = ShardMeta {
             position,
             membership: state.membership.clone(),
@@ -129,14 +134,9 @@ impl Shard {
             epoch: previous.map_or(0, |meta| meta.epoch),
             state_generation: number,
             next_generation: number + 1,
-            // Generations that lie before the retention cut as a whole are left out, and so deleted.
-            generations: state
-                .flushed
-                .generations()
-                .iter()
-                .filter(|g| g.max_ms >= cut_ms)
-                .copied()
-                .collect(),
+            generations,
+            tombstones: Tombstones::clone(&state.tombstones),
+            vacant: state.vacant.clone(),
         };
         let first_new = previous.map_or(1, |meta| meta.next_id);
         let table = &state.table;
@@ -259,10 +259,11 @@ impl Shard {
             .and_then(|()| {
                 {
                     let mut state = self.state.write();
-                    state.frozen = None;
-                    state.head_samples += pending.frozen.samples;
-                    state.head_bytes += pending.frozen.bytes;
-                    for (id, chunks) in &pending.frozen.series {
+                    // Not what the flush began with: deletions may have come meanwhile.
+                    let frozen = state.frozen.take().unwrap_or_else(|| pending.frozen.clone());
+                    state.head_samples += frozen.samples;
+                    state.head_bytes += frozen.bytes;
+                    for (id, chunks) in &frozen.series {
                         state.table.put_back(*id, chunks);
                     }
                 }

@@ -9,6 +9,7 @@ use crate::chunk;
 use crate::error::StorageError;
 use crate::meta::{Generation, ShardMeta};
 use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey, parse_chunk_key};
+use crate::tombstones::Mask;
 
 /// Samples that the lookup cache holds at most.
 const CACHE_SAMPLES_MAX: usize = 1 << 20;
@@ -192,18 +193,20 @@ impl LookupCache {
         self.samples = 0;
     }
 
-    /// The value bits of a series at a timestamp in any flushed generation.
+    /// The value bits of a series at a timestamp in any flushed generation that does not hide it.
     pub(crate) fn lookup(
         &mut self,
         db: &Db,
         key: ReplicaKey,
         flushed: &Flushed,
+        mask: &Mask,
         series: u64,
         timestamp_ms: i64,
     ) -> Result<Option<u64>, StorageError> {
         let mut reader = None;
         for generation in flushed.generations().iter().rev() {
-            if timestamp_ms < generation.min_ms || timestamp_ms > generation.max_ms {
+            let outside = timestamp_ms < generation.min_ms || timestamp_ms > generation.max_ms;
+            if outside || mask.hides(generation.number, timestamp_ms) {
                 continue;
             }
             let place = (generation.number, series);

@@ -136,6 +136,7 @@ impl SnapshotInstall {
             numbers.insert(generation.number, number);
             generation.number = number;
         }
+        meta.tombstones.renumber(&source.generations, first);
         meta.state_generation = first + source.generations.len() as u64;
         let series = SstFile::new(shard, CF_SERIES, meta.state_generation);
         let chunks = SstFile::new(shard, CF_CHUNKS, meta.state_generation);

@@ -10,6 +10,7 @@ mod apply;
 mod checksum;
 mod chunk;
 pub mod columns;
+mod delete;
 pub mod entry;
 mod error;
 mod flush;
@@ -32,14 +33,15 @@ mod shard;
 mod snapshot;
 mod sst;
 mod store;
+mod tombstones;
 mod varint;
 
 pub use apply::ApplyOutcome;
 pub use checksum::LogicalChecksum;
 pub use columns::SampleColumns;
 pub use entry::{
-    EntryError, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection, check_part, encode_limits_entry,
-    encode_write_entry,
+    Deletion, EntryError, MAX_DELETION_MATCHERS, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection,
+    check_part, encode_deletion_entry, encode_limits_entry, encode_write_entry,
 };
 pub use error::StorageError;
 #[cfg(feature = "mutants")]

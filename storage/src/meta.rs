@@ -4,13 +4,15 @@
 //! or an installed snapshot takes effect.
 
 use bytes::Bytes;
+use roaring::RoaringBitmap;
 
 use crate::limits::Limits;
 use crate::shard::LogPosition;
+use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One immutable set of chunk rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl Clock {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShardMeta {
     pub(crate) position: LogPosition,
     pub(crate) membership: Option<Bytes>,
@@ -70,6 +72,10 @@ pub(crate) struct ShardMeta {
     pub(crate) next_generation: u64,
     /// Live generations in ascending order.
     pub(crate) generations: Vec<Generation>,
+    /// What is deleted of them.
+    pub(crate) tombstones: Tombstones,
+    /// See `State::vacant`.
+    pub(crate) vacant: RoaringBitmap,
 }
 
 impl ShardMeta {
@@ -102,6 +108,8 @@ impl ShardMeta {
             put_u64(&mut out, generation.samples);
             put_u64(&mut out, generation.bytes);
         }
+        self.tombstones.encode(&mut out);
+        put_bitmap(&mut out, &self.vacant);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -160,6 +168,8 @@ impl ShardMeta {
             }
             generations.push(generation);
         }
+        let tombstones = Tombstones::decode(reader)?;
+        let vacant = take_bitmap(reader)?;
         let clock = Clock {
             now_ms,
             cut_ms,
@@ -175,6 +185,8 @@ impl ShardMeta {
             state_generation,
             next_generation,
             generations,
+            tombstones,
+            vacant,
         })
     }
 }
@@ -190,6 +202,7 @@ fn flag(reader: &mut Reader<'_>) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tombstones::Tombstone;
     use proptest::prelude::*;
 
     fn meta() -> ShardMeta {
@@ -201,6 +214,13 @@ mod tests {
             samples: 600,
             bytes: 1234,
         };
+        let mut tombstones = Tombstones::default();
+        tombstones.add(Tombstone {
+            series: [3, 9, 70_000].into_iter().collect(),
+            start_ms: 1_700_000_000_000,
+            end_ms: 1_700_000_060_000,
+            before: 7,
+        });
         ShardMeta {
             position: LogPosition { term: 3, index: 99 },
             membership: Some(Bytes::from_static(b"members")),
@@ -214,18 +234,22 @@ mod tests {
             state_generation: 7,
             next_generation: 8,
             generations: vec![generation(5), generation(7)],
+            tombstones,
+            vacant: [3].into_iter().collect(),
         }
     }
 
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v1", &bytes);
+        crate::golden::check("meta-v2", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
             clock: Clock::START,
             generations: Vec::new(),
+            tombstones: Tombstones::default(),
+            vacant: RoaringBitmap::new(),
             ..meta()
         };
         assert_eq!(ShardMeta::decode(&empty.encode()), Ok(empty));
@@ -244,7 +268,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x01".to_vec();
+            let mut bytes = b"QSM\x02".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions};
 
 use crate::entry::Columns;
@@ -43,6 +44,8 @@ fn empty_state() -> State {
         next_epoch: 1,
         columns: Columns::default(),
         lookups: LookupCache::default(),
+        tombstones: Arc::default(),
+        vacant: RoaringBitmap::new(),
     }
 }
 
@@ -55,6 +58,8 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         applied: Some(meta.position),
         membership: meta.membership.clone(),
         clock: meta.clock,
+        tombstones: Arc::new(meta.tombstones.clone()),
+        vacant: meta.vacant.clone(),
         table,
         next_generation: meta.next_generation,
         next_epoch: meta.epoch + 1,

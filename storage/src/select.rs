@@ -13,6 +13,7 @@ use crate::matcher::Matcher;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::{HeadCopy, SeriesTable};
 use crate::shard::{Shard, State};
+use crate::tombstones::Tombstones;
 
 /// Bounds of one selection.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,7 @@ struct View {
     key: ReplicaKey,
     /// Pins the rows that samples are read from.
     flushed: Arc<Flushed>,
+    tombstones: Arc<Tombstones>,
     start_ms: i64,
     end_ms: i64,
 }
@@ -73,9 +75,15 @@ impl SelectedSeries {
             .any(|g| g.min_ms <= end_ms && g.max_ms >= start_ms)
         {
             let mut reader = ChunkReader::new(&self.view.db, self.view.key, true)?;
+            let mask = self.view.tombstones.over(self.id);
             for generation in generations {
+                let number = generation.number;
                 reader.visit(generation, self.id, start_ms, end_ms, |_, bytes| {
-                    chunk::decode(bytes, &mut add).map_err(damaged())
+                    let decoded = match mask.is_empty() {
+                        true => chunk::decode(bytes, &mut add),
+                        false => chunk::decode(bytes, |t, bits| mask.hides(number, t) || add(t, bits)),
+                    };
+                    decoded.map_err(damaged())
                 })?;
             }
         }
@@ -129,6 +137,7 @@ impl Shard {
                 db: self.db.clone(),
                 key: self.key,
                 flushed: state.flushed.clone(),
+                tombstones: state.tombstones.clone(),
                 start_ms,
                 end_ms,
             });

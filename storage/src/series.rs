@@ -300,6 +300,14 @@ impl SeriesTable {
         Ok(taken)
     }
 
+    /// Empties one head.
+    pub(crate) fn take_head(&mut self, id: u64) -> Result<Vec<Chunk>, ChunkError> {
+        match self.head_mut(id).filter(|head| !head.is_empty()) {
+            Some(head) => head.take(),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Returns chunks that [`Self::take_heads`] gave.
     pub(crate) fn put_back(&mut self, id: u64, chunks: &[Chunk]) {
         if let Some(head) = self.head_mut(id) {

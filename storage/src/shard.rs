@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
+use roaring::RoaringBitmap;
 
 use crate::chunk::Chunk;
 use crate::entry::Columns;
@@ -15,6 +16,7 @@ use crate::limits::Limits;
 use crate::meta::Clock;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::SeriesTable;
+use crate::tombstones::Tombstones;
 
 /// A place in a shard's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +55,8 @@ pub struct ShardStats {
     pub flushed_samples: u64,
     /// Bytes of chunks in live generations, before RocksDB's compression.
     pub flushed_bytes: u64,
+    /// Deletions that still hide flushed samples.
+    pub tombstones: u64,
     /// The highest "now" applied, Unix milliseconds.
     pub now_ms: i64,
     /// Samples before it are gone, Unix milliseconds.
@@ -94,6 +98,10 @@ pub(crate) struct State {
     /// Reused by apply.
     pub(crate) columns: Columns,
     pub(crate) lookups: LookupCache,
+    pub(crate) tombstones: Arc<Tombstones>,
+    /// Series whose newest sample may have been deleted: `newest_bits` is not to be trusted. May hold
+    /// more series than need be.
+    pub(crate) vacant: RoaringBitmap,
 }
 
 impl State {
@@ -203,6 +211,7 @@ impl Shard {
             flushed_chunks: generations.iter().map(|g| g.chunks).sum(),
             flushed_samples: generations.iter().map(|g| g.samples).sum(),
             flushed_bytes: generations.iter().map(|g| g.bytes).sum(),
+            tombstones: state.tombstones.len() as u64,
             now_ms: state.clock.now_ms,
             cut_ms: state.clock.cut_ms,
         }

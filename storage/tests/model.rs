@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_storage::{
-    ApplyOutcome, Labels, Limits, LogPosition, MatchOp, Matcher, PartBuilder, RejectReason, SampleColumns,
-    SelectLimits, Shard, encode_limits_entry, encode_write_entry,
+    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, PartBuilder, RejectReason,
+    SampleColumns, SelectLimits, Shard, encode_deletion_entry, encode_limits_entry, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
 
@@ -22,6 +22,8 @@ struct Model {
     series: BTreeMap<(usize, usize), BTreeMap<i64, u64>>,
     /// Survives the retention cut, as the order rule needs it.
     newest: BTreeMap<(usize, usize), i64>,
+    /// No sample was ever older, since the series was deleted as a whole.
+    oldest: BTreeMap<(usize, usize), i64>,
     now_ms: i64,
     cut_ms: i64,
     limits: Limits,
@@ -88,7 +90,27 @@ impl Model {
         }
         samples.insert(t, bits);
         self.newest.insert(key, newest.max(t));
+        let oldest = self.oldest.entry(key).or_insert(t);
+        *oldest = t.min(*oldest);
         Ok(true)
+    }
+
+    fn delete(&mut self, delete: &Delete) {
+        self.advance(delete.now_ms);
+        for series in &delete.series {
+            let key = (delete.tenant, *series);
+            let window = delete.start_ms..=delete.end_ms;
+            let (Some(&oldest), Some(&newest)) = (self.oldest.get(&key), self.newest.get(&key)) else {
+                continue;
+            };
+            if let Some(samples) = self.series.get_mut(&key) {
+                samples.retain(|t, _| !window.contains(t));
+            }
+            if delete.start_ms <= oldest.max(self.cut_ms) && delete.end_ms >= newest {
+                self.newest.remove(&key);
+                self.oldest.remove(&key);
+            }
+        }
     }
 }
 
@@ -103,11 +125,34 @@ struct Write {
 }
 
 #[derive(Clone, Debug)]
+struct Delete {
+    tenant: usize,
+    now_ms: i64,
+    series: Vec<usize>,
+    start_ms: i64,
+    end_ms: i64,
+}
+
+impl Delete {
+    fn entry(&self) -> bytes::Bytes {
+        let set = |series: &usize| vec![Matcher::new(MatchOp::Eq, "s", &format!("v{series}")).unwrap()];
+        let deletion = Deletion {
+            tenant: TENANTS[self.tenant].to_owned(),
+            matcher_sets: self.series.iter().map(set).collect(),
+            start_ms: self.start_ms,
+            end_ms: self.end_ms,
+        };
+        encode_deletion_entry(self.now_ms, &deletion)
+    }
+}
+
+#[derive(Clone, Debug)]
 enum Op {
     Write(Write),
     /// Sends an earlier write again, with labels or by id.
     Resend(usize, bool),
     Limits(i64, Limits),
+    Delete(Delete),
     Blank,
     Membership,
     Begin,
@@ -147,6 +192,34 @@ fn op() -> impl Strategy<Value = Op> {
                 by_id,
             })
         });
+    let bound = prop_oneof![
+        1 => Just(0),
+        3 => (0i64..40).prop_map(|step| step * 15_000),
+        2 => -90 * minute..90 * minute,
+    ];
+    let delete = (
+        0usize..2,
+        0i64..60,
+        proptest::collection::vec(0usize..5, 0..4),
+        bound.clone(),
+        bound,
+        prop_oneof![2 => Just((false, false)), 1 => any::<(bool, bool)>()],
+    )
+        .prop_map(move |(tenant, now, series, from, to, (all_before, all_after))| {
+            let now_ms = BASE_MS + now * minute;
+            let around = |t: i64| now_ms + t - 5 * minute;
+            Op::Delete(Delete {
+                tenant,
+                now_ms,
+                series,
+                start_ms: if all_before {
+                    i64::MIN
+                } else {
+                    around(from.min(to))
+                },
+                end_ms: if all_after { i64::MAX } else { around(from.max(to)) },
+            })
+        });
     let limits = (
         0u64..3,
         1u64..4,
@@ -163,6 +236,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => write,
         4 => (0usize..100, any::<bool>()).prop_map(|(which, by_id)| Op::Resend(which, by_id)),
         1 => (0i64..60, limits).prop_map(move |(now, limits)| Op::Limits(BASE_MS + now * minute, limits)),
+        3 => delete,
         1 => Just(Op::Blank),
         1 => Just(Op::Membership),
         3 => Just(Op::Begin),
@@ -329,6 +403,10 @@ impl World {
                 self.model.advance(now_ms);
                 self.model.limits = limits;
                 self.model.advance(now_ms);
+            }
+            Op::Delete(delete) => {
+                self.append(Logged::Entry(delete.entry()));
+                self.model.delete(&delete);
             }
             Op::Blank => {
                 self.append(Logged::Blank);

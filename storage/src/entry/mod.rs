@@ -1,8 +1,10 @@
-//! The commands of a shard's log: batches of samples built by receiving nodes, and changes of limits.
+//! The commands of a shard's log: batches of samples built by receiving nodes, changes of limits,
+//! and deletions.
 //!
 //! Entry: `"QE" version kind zigzag(now_ms) body crc32c`. A write's body is a sequence of parts, each
 //! with its length before it; the leader concatenates parts without looking into them.
 
+mod deletion;
 mod outcome;
 mod part;
 mod value;
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use crate::limits::Limits;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
+pub use deletion::{Deletion, MAX_DELETION_MATCHERS, encode_deletion_entry};
 pub use outcome::{PartOutcome, RejectReason, Rejection, UNREGISTERED};
 pub(crate) use part::{Columns, PartView, SeriesRef};
 pub use part::{PartBuilder, PartInfo, check_part};
@@ -26,6 +29,7 @@ const MAGIC: [u8; 2] = *b"QE";
 const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
 const KIND_LIMITS: u8 = 2;
+const KIND_DELETION: u8 = 3;
 
 /// Why bytes are not an entry, a part or an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +106,7 @@ pub(crate) struct Entry<'a> {
 pub(crate) enum Command<'a> {
     Write(Vec<&'a [u8]>),
     Limits(Limits),
+    Delete(Deletion),
 }
 
 /// Checks the frame of an entry and splits it into parts.
@@ -140,6 +145,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry<'_>, EntryError> {
             Command::Write(parts)
         }
         KIND_LIMITS => Command::Limits(Limits::decode(&mut reader).ok_or_else(cut)?),
+        KIND_DELETION => Command::Delete(deletion::decode(&mut reader)?),
         found => return Err(EntryError::Unknown { what: "entry", found }),
     };
     if !reader.is_empty() {

@@ -151,3 +151,32 @@ proptest! {
         let _ = PartView::decode(&part, &mut columns);
     }
 }
+
+fn sample_deletion() -> Deletion {
+    let matcher = |op, name, value| crate::matcher::Matcher::new(op, name, value).unwrap();
+    use crate::matcher::MatchOp::{Eq, Ne, Nre, Re};
+    Deletion {
+        tenant: "acme".into(),
+        matcher_sets: vec![
+            vec![matcher(Eq, "__name__", "up"), matcher(Re, "job", "a.*|b")],
+            vec![matcher(Ne, "job", ""), matcher(Nre, "instance", "x.+")],
+        ],
+        start_ms: -1_000,
+        end_ms: 1_700_000_000_000,
+    }
+}
+
+#[test]
+fn golden_deletion_entry() {
+    let entry = encode_deletion_entry(1_700_000_020_000, &sample_deletion());
+    crate::golden::check("entry-deletion-v1", &entry);
+    let decoded = decode(&entry).unwrap();
+    assert_eq!(decoded.now_ms, 1_700_000_020_000);
+    assert!(matches!(decoded.command, Command::Delete(found) if found == sample_deletion()));
+    // Wherever the body is cut, with a fitting checksum, it is an error.
+    for cut in 4..entry.len() - 4 {
+        let mut cut = entry[..cut].to_vec();
+        cut.extend(crc32c::crc32c(&cut).to_le_bytes());
+        assert!(decode(&cut).is_err());
+    }
+}
