@@ -184,8 +184,20 @@ async fn a_wiped_node_rejoins_under_new_replica_ids() -> Result<()> {
     let servers = Server::cluster(3, directory.path())?;
     let mut processes = start_all(&servers, HEAL)?;
     let mut written = write_some(servers.first().context("no node")?, "before").await?;
-    let before = status(servers.first().context("no node")?).await?;
     let victim = servers.get(1).context("no second node")?;
+    // A group that was just made may not have reached the first node, which then can't name its replicas.
+    let before = wait::until_async("every group's voters at the first node", HEAL, async || {
+        let status = status(servers.first().context("no node")?).await?;
+        for group in &status.groups {
+            let known = group
+                .replicas
+                .iter()
+                .any(|replica| replica.node == victim.id && replica.voter);
+            ensure!(known, "group {} has no voter on node {}", group.group, victim.id);
+        }
+        Ok(status)
+    })
+    .await?;
     processes.get_mut(1).context("no second node")?.kill()?;
     std::fs::remove_dir_all(&victim.data_dir)?;
     written += write_some(servers.first().context("no node")?, "meanwhile").await?;

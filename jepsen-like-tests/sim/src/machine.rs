@@ -138,8 +138,12 @@ impl StateMachine for ShardMachine {
     }
 
     fn begin_install(&self) -> io::Result<Box<dyn SnapshotWriter>> {
+        let inner = self.shard.begin_install().map_err(io)?;
+        if let Some(world) = self.world.upgrade() {
+            world.observer().begins_install(self.node);
+        }
         Ok(Box::new(Install {
-            inner: self.shard.begin_install().map_err(io)?,
+            inner: Some(inner),
             shard: self.shard.clone(),
             disk: self.disk.clone(),
             node: self.node,
@@ -157,7 +161,8 @@ impl SnapshotReader for Chunks {
 }
 
 struct Install {
-    inner: SnapshotInstall,
+    /// Taken by the end.
+    inner: Option<SnapshotInstall>,
     shard: Arc<Shard>,
     disk: Arc<Disk>,
     node: Place,
@@ -166,13 +171,19 @@ struct Install {
 
 impl SnapshotWriter for Install {
     fn write(&mut self, chunk: Bytes) -> io::Result<()> {
-        self.inner.write(&chunk).map_err(io)
+        let inner = self
+            .inner
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the snapshot has ended"))?;
+        inner.write(&chunk).map_err(io)
     }
 
-    fn finish(self: Box<Self>, position: LogPosition, membership: Bytes) -> io::Result<()> {
-        self.inner
-            .finish(to_storage(position), Some(membership))
-            .map_err(io)?;
+    fn finish(mut self: Box<Self>, position: LogPosition, membership: Bytes) -> io::Result<()> {
+        let inner = self
+            .inner
+            .take()
+            .ok_or_else(|| io::Error::other("the snapshot has ended"))?;
+        inner.finish(to_storage(position), Some(membership)).map_err(io)?;
         // The one write of storage that syncs by itself.
         self.disk.note_ingested();
         self.disk.note_synced()?;
@@ -181,8 +192,17 @@ impl SnapshotWriter for Install {
                 "node {} installed a snapshot up to {position}",
                 self.node
             ));
+            world.observer().installed(self.node, position.index);
             world.snapshot_installed(self.node, position.index, &self.shard);
         }
         Ok(())
+    }
+}
+
+impl Drop for Install {
+    fn drop(&mut self) {
+        if let Some(world) = self.world.upgrade() {
+            world.observer().ends_install(self.node);
+        }
     }
 }

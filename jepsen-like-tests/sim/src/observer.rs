@@ -64,6 +64,8 @@ pub struct Observer {
     votes: BTreeMap<(ReplicaId, u64), ReplicaId>,
     entries: BTreeMap<(u64, u64), u64>,
     sent: BTreeMap<(Series, i64), Sent>,
+    /// Nodes that take in a snapshot, and the last committed entry that each has cut off meanwhile.
+    installing: BTreeMap<Place, Option<u64>>,
     /// The highest index that was acknowledged.
     floor: Option<u64>,
     /// Acknowledged samples, and requests acknowledged as a whole.
@@ -242,7 +244,7 @@ impl Observer {
                         self.violate("two_leaders", detail);
                     }
                 }
-                DeviceOp::Truncate(log, from) => self.truncating(node, device, *log, *from),
+                DeviceOp::Truncate(log, from) => self.truncating(node, device, *log, *from, durable),
                 DeviceOp::Purge(log, _, upto) if durable.is_none_or(|durable| durable < upto.index) => {
                     let detail = format!("{log} is purged up to {upto}, but durable up to {durable:?}");
                     self.violate("purged_too_far", detail);
@@ -252,18 +254,51 @@ impl Observer {
         }
     }
 
-    /// Entries that some replica applied are committed: nobody who has them may cut them off.
-    fn truncating(&mut self, node: Place, device: &dyn LogDevice, log: LogKey, from: u64) {
+    /// A node begins to take in a snapshot.
+    pub fn begins_install(&mut self, node: Place) {
+        self.installing.insert(node, None);
+    }
+
+    /// The snapshot that a node took in is durable and ends at `index`.
+    pub fn installed(&mut self, node: Place, index: u64) {
+        if let Some(Some(cut)) = self.installing.get(&node)
+            && *cut > index
+        {
+            let detail =
+                format!("node {node} cut off the committed entry {cut} for a snapshot up to {index}");
+            self.violate("truncated_committed", detail);
+        }
+    }
+
+    /// A node is done with taking in a snapshot, or gave up.
+    pub fn ends_install(&mut self, node: Place) {
+        self.installing.remove(&node);
+    }
+
+    /// Entries that some replica applied are committed: nobody who has them may cut them off. But for a snapshot that
+    /// covers them: where its last entry contradicts the log, openraft drops all that it doesn't know as committed,
+    /// some of it perhaps committed, while it installs. That is safe even if the installation is cut short: those who
+    /// committed the snapshot's last entry, a majority without this replica, have everything before it.
+    fn truncating(
+        &mut self,
+        node: Place,
+        device: &dyn LogDevice,
+        log: LogKey,
+        from: u64,
+        durable: Option<u64>,
+    ) {
         let Ok(records) = device.read(log, from..self.applied.len() as u64, usize::MAX) else {
             return;
         };
         for record in records {
             let at = record.position;
-            if self
-                .applied
-                .get(at.index as usize)
-                .is_some_and(|a| a.term == at.term)
-            {
+            let covered = durable.is_some_and(|durable| at.index <= durable);
+            let applied = self.applied.get(at.index as usize);
+            if !covered && applied.is_some_and(|applied| applied.term == at.term) {
+                if let Some(cut) = self.installing.get_mut(&node) {
+                    *cut = (*cut).max(Some(at.index));
+                    continue;
+                }
                 let detail = format!("node {node} cuts off the committed entry {at}");
                 return self.violate("truncated_committed", detail);
             }

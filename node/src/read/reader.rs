@@ -124,7 +124,7 @@ impl Reader {
     }
 
     /// Series of one shard from a replica that keeps the session's promise. Each replica is tried once, and
-    /// again if one only has to catch up.
+    /// again if one only has to catch up, or if none knows how old it is before the leader is asked.
     pub async fn read(
         &self,
         session: &Session,
@@ -171,14 +171,22 @@ impl Reader {
             match result {
                 Ok(series) => return Ok(series),
                 Err(e) if e.code.retryable() => {
-                    lagging |= e.code == ErrorCode::TooStale && session.promise == Promise::Linearizable;
+                    lagging |= e.code == ErrorCode::TooStale;
                     failure.get_or_insert(e);
                 }
                 Err(e) => return Err(e),
             }
             session.remaining()?;
             if left.is_empty() && std::mem::take(&mut lagging) {
-                left = all();
+                let again = match session.promise_of(query.shard) {
+                    Promise::Linearizable => true,
+                    // A leader that doesn't answer either is no news: what the replicas said stands.
+                    Promise::Bounded(_) => session.strengthen(self, query.shard).await.unwrap_or(false),
+                    Promise::Local => false,
+                };
+                if again {
+                    left = all();
+                }
             }
         }
         Err(failure.unwrap_or_else(|| {
@@ -200,7 +208,7 @@ impl Reader {
                 format!("the replica of shard {} is not open yet", query.shard),
             )
         })?;
-        let (promise, min_applied) = (session.promise, session.min_applied(query.shard));
+        let (promise, min_applied) = (session.promise_of(query.shard), session.min_applied(query.shard));
         local::fresh_enough(
             &replica,
             &self.freshness,

@@ -43,7 +43,7 @@ pub(super) async fn read(
         min_applied: session.min_applied(query.shard),
         timeout_ms: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX),
         samples: query.samples,
-        max_staleness_ms: match session.promise {
+        max_staleness_ms: match session.promise_of(query.shard) {
             Promise::Bounded(bound) => Some(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX)),
             Promise::Linearizable | Promise::Local => None,
         },
@@ -77,7 +77,7 @@ pub(super) async fn read(
                 node,
                 applied_before: message.applied_before,
                 applied_after: message.applied_after,
-                staleness_ms: match session.promise {
+                staleness_ms: match session.promise_of(query.shard) {
                     Promise::Linearizable => Some(0),
                     Promise::Bounded(_) | Promise::Local => message.staleness_ms,
                 },

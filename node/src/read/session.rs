@@ -43,7 +43,7 @@ pub struct Session {
     /// When the query's time is up.
     pub deadline: Instant,
     shards: Vec<u32>,
-    min_applied: BTreeMap<u32, u64>,
+    min_applied: Mutex<BTreeMap<u32, u64>>,
     done: Mutex<BTreeMap<u32, ShardRead>>,
 }
 
@@ -66,7 +66,7 @@ impl Session {
             promise,
             deadline,
             shards,
-            min_applied,
+            min_applied: Mutex::new(min_applied),
             done: Mutex::default(),
         })
     }
@@ -78,7 +78,26 @@ impl Session {
 
     /// The index that a replica of `shard` must have applied.
     pub fn min_applied(&self, shard: u32) -> u64 {
-        self.min_applied.get(&shard).copied().unwrap_or(0)
+        self.min_applied.lock().get(&shard).copied().unwrap_or(0)
+    }
+
+    /// What replicas of `shard` have to keep: the promise, or more than that after [`Session::strengthen`].
+    pub fn promise_of(&self, shard: u32) -> Promise {
+        match self.promise {
+            Promise::Bounded(_) if self.min_applied.lock().contains_key(&shard) => Promise::Linearizable,
+            promise => promise,
+        }
+    }
+
+    /// Asks the leader of `shard` for its read index, so that a replica can keep a bounded promise that none could by
+    /// what it knew: after a start, nobody has heard of a leader yet. False if there is nothing to strengthen.
+    pub async fn strengthen(&self, reader: &Reader, shard: u32) -> Result<bool, ApiError> {
+        if !matches!(self.promise_of(shard), Promise::Bounded(_)) {
+            return Ok(false);
+        }
+        let found = reader.indexes().get(&[shard], self.deadline).await?;
+        self.min_applied.lock().extend(found);
+        Ok(true)
     }
 
     /// Time left.
@@ -119,7 +138,7 @@ mod tests {
             promise: Promise::Bounded(Duration::from_secs(1)),
             deadline,
             shards: vec![1, 2],
-            min_applied: BTreeMap::from([(1, 7)]),
+            min_applied: Mutex::new(BTreeMap::from([(1, 7)])),
             done: Mutex::default(),
         }
     }
@@ -144,6 +163,8 @@ mod tests {
             [read(1, 1, 9, 9, Some(0)), read(2, 3, 4, 8, Some(40))]
         );
         assert_eq!((session.min_applied(1), session.min_applied(2)), (7, 0));
+        assert_eq!(session.promise_of(1), Promise::Linearizable);
+        assert_eq!(session.promise_of(2), session.promise);
     }
 
     #[test]

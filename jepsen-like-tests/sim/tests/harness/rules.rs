@@ -297,9 +297,19 @@ fn logs_that_differ_lose_committed_entries_or_are_purged_too_far_are_rejected() 
     cut.writing(1, &device, &[DeviceOp::Truncate(log(), 2)], None);
     let other_term = Log(vec![at(1, 1)]);
     cut.writing(2, &other_term, &[DeviceOp::Truncate(log(), 1)], None);
-    assert_eq!(cut.violation(), None);
-    cut.writing(1, &device, &[DeviceOp::Truncate(log(), 1)], None);
+    cut.begins_install(2);
+    cut.writing(2, &device, &[DeviceOp::Truncate(log(), 1)], None);
+    cut.installed(2, 1);
+    cut.ends_install(2);
+    cut.writing(3, &device, &[DeviceOp::Truncate(log(), 1)], Some(1));
+    assert_eq!(cut.violation(), None, "an installed snapshot covers it");
+    cut.writing(1, &device, &[DeviceOp::Truncate(log(), 1)], Some(0));
     assert_eq!(checker(&cut), Some("truncated_committed"));
+    let mut short = applied();
+    short.begins_install(2);
+    short.writing(2, &device, &[DeviceOp::Truncate(log(), 1)], None);
+    short.installed(2, 0);
+    assert_eq!(checker(&short), Some("truncated_committed"));
 
     let purge = |upto| [DeviceOp::Purge(log(), 0..upto + 1, at(2, upto))];
     let mut purged = applied();
