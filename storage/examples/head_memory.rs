@@ -345,7 +345,7 @@ impl Load {
                 if !builder.is_empty() {
                     parts[shard].push(builder.finish());
                 }
-                let full = (request as u64 + 1) % REQUESTS_PER_ENTRY == 0;
+                let full = (request as u64 + 1).is_multiple_of(REQUESTS_PER_ENTRY);
                 if (full || last) && !parts[shard].is_empty() {
                     entries.push((shard, encode_write_entry(at_ms + INTERVAL_MS, &parts[shard])));
                     parts[shard].clear();
