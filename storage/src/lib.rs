@@ -9,6 +9,7 @@ mod fault;
 mod apply;
 mod checksum;
 mod chunk;
+pub mod codec;
 pub mod columns;
 mod delete;
 pub mod entry;
