@@ -4,12 +4,16 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk;
+use crate::columns::SampleColumns;
 use crate::error::StorageError;
-use crate::flushed::ChunkReader;
 use crate::labels::Labels;
 use crate::select::copy_head;
 use crate::series::HeadCopy;
 use crate::shard::{LogPosition, Shard};
+use crate::slab::{SlabReader, Window};
+
+/// Bytes of rows kept while all series are read.
+const READER_BYTES_MAX: usize = 32 << 20;
 
 /// A shard's content in a few numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +65,8 @@ impl Shard {
             )
         };
         rows.sort_by(|a, b| (&a.tenant, a.labels.as_bytes()).cmp(&(&b.tenant, b.labels.as_bytes())));
-        let mut reader = ChunkReader::new(&self.db, self.key, false)?;
+        let mut reader = SlabReader::new(self.key, READER_BYTES_MAX, false);
+        let mut columns = SampleColumns::new();
         let mut digest = Digest {
             hasher: Xxh3::new(),
             series: 0,
@@ -71,20 +76,25 @@ impl Shard {
         for row in &rows {
             samples.clear();
             let damaged = || StorageError::chunk(self.key.shard, row.id);
+            if let Some(key) = flushed.series_key(row.id) {
+                let mask = tombstones.over(row.id);
+                let window = Window {
+                    start_ms: cut_ms,
+                    end_ms: i64::MAX,
+                    mask: &mask,
+                };
+                columns.clear();
+                for generation in flushed.generations() {
+                    reader.read(&self.db, generation, key, window, &mut columns)?;
+                }
+                samples.extend(columns.iter().map(|(t, value)| (t, value.to_bits())));
+            }
             let mut add = |t: i64, bits: u64| {
                 if t >= cut_ms {
                     samples.push((t, bits));
                 }
                 true
             };
-            let mask = tombstones.over(row.id);
-            for generation in flushed.generations() {
-                let number = generation.number;
-                reader.visit(generation, row.id, cut_ms, i64::MAX, |_, bytes| {
-                    let visible = |t, bits| mask.hides(number, t) || add(t, bits);
-                    chunk::decode(bytes, visible).map_err(damaged())
-                })?;
-            }
             for chunk in &row.head.chunks {
                 chunk::decode(&chunk.bytes, &mut add).map_err(damaged())?;
             }

@@ -55,6 +55,7 @@ mod switched {
         "index_misses_two_matchers",
         "last_sample_of_chunk",
         "meta_before_slab",
+        "slab_lost",
         "snapshot_drops_range",
         "snapshot_not_atomic",
     ];
@@ -64,6 +65,7 @@ mod switched {
         "flush_after_ingest",
         "flush_before_ingest",
         "flush_before_slab",
+        "flush_between_ingests",
         "install_after_switch",
         "install_before_switch",
         "snapshot_read",

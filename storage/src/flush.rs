@@ -5,17 +5,20 @@
 //! Crash before the meta row: the rows are not listed, reopening deletes them, the log replays.
 //! Crash after it: reopening finds them listed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use crate::error::StorageError;
 use rocksdb::WriteOptions;
 
+use crate::chunk;
 use crate::flushed::{Flushed, cf, chunk_range, state_range};
 use crate::labels::Labels;
-use crate::meta::{Generation, ShardMeta};
-use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
+use crate::meta::{Generation, Level, ShardMeta};
+use crate::rows::{CF_SERIES, CF_SHARD_META};
 use crate::series_rows::{SeriesState, StateBlocks, encode_labels_row};
 use crate::shard::{Frozen, Gate, LogPosition, Shard, State, delete_range};
+use crate::slab::{BUCKET_MS, GenerationWriter, WrittenGeneration, metric_number};
 use crate::sst::SstFile;
 use crate::tombstones::Tombstones;
 
@@ -40,6 +43,7 @@ pub struct PendingFlush {
     /// The last entry that the flush contains.
     pub position: LogPosition,
     meta: ShardMeta,
+    metrics: Arc<Vec<u32>>,
     frozen: Arc<Frozen>,
     shard: Weak<Shard>,
     resolved: bool,
@@ -61,6 +65,39 @@ struct Sealed {
     /// Tenant, id and labels of series that no flush has contained.
     new_series: Vec<(u64, String, Labels)>,
     states: Vec<SeriesState>,
+    /// Metric numbers of all series that the flush may contain.
+    metrics: Arc<Vec<u32>>,
+    buckets: Option<Buckets>,
+}
+
+/// The buckets that sealed samples lie in. Each has the number of its generation set aside while the
+/// head is sealed: a deletion that comes later hides it.
+#[derive(Clone, Copy)]
+struct Buckets {
+    first: i64,
+    last: i64,
+    first_number: u64,
+}
+
+impl Buckets {
+    fn of(frozen: &Frozen, first_number: u64) -> Option<Self> {
+        let chunks = || frozen.series.iter().flat_map(|(_, chunks)| chunks);
+        let first_ms = chunks().map(|chunk| chunk.first_ms).min()?;
+        let last_ms = chunks().map(|chunk| chunk.last_ms).max()?;
+        Some(Self {
+            first: first_ms.div_euclid(BUCKET_MS),
+            last: last_ms.div_euclid(BUCKET_MS),
+            first_number,
+        })
+    }
+
+    fn next_number(&self) -> u64 {
+        self.first_number + self.last.abs_diff(self.first) + 1
+    }
+
+    fn number(&self, bucket: i64) -> u64 {
+        self.first_number + bucket.abs_diff(self.first)
+    }
 }
 
 impl Shard {
@@ -90,7 +127,12 @@ impl Shard {
         crash_point!("flush_before_slab");
         self.ingest_sealed(&mut sealed)?;
         crash_point!("flush_after_ingest");
-        let Sealed { meta, frozen, .. } = sealed;
+        let Sealed {
+            meta,
+            frozen,
+            metrics,
+            ..
+        } = sealed;
         let row = RiderRow {
             cf: CF_SHARD_META,
             key: self.key.prefix(),
@@ -100,6 +142,7 @@ impl Shard {
             rows: vec![row],
             position: meta.position,
             meta,
+            metrics,
             frozen,
             shard: Arc::downgrade(self),
             resolved: false,
@@ -119,7 +162,8 @@ impl Shard {
         let frozen = Arc::new(self.freeze(&mut state)?);
         state.frozen = Some(frozen.clone());
         let number = state.next_generation;
-        state.next_generation += 1;
+        let buckets = Buckets::of(&frozen, number);
+        state.next_generation = buckets.map_or(number + 1, |buckets| buckets.next_number());
         let cut_ms = state.clock.cut_ms;
         // Generations that lie before the retention cut as a whole are left out, and so deleted.
         let kept = state.flushed.generations().iter().filter(|g| g.max_ms >= cut_ms);
@@ -133,7 +177,7 @@ impl Shard {
             next_id: state.table.next_id(),
             epoch: previous.map_or(0, |meta| meta.epoch),
             state_generation: number,
-            next_generation: number + 1,
+            next_generation: state.next_generation,
             generations,
             tombstones: Tombstones::clone(&state.tombstones),
             vacant: state.vacant.clone(),
@@ -152,6 +196,8 @@ impl Shard {
             frozen,
             new_series,
             states,
+            metrics: state.flushed.metrics.clone(),
+            buckets,
         }))
     }
 
@@ -172,25 +218,37 @@ impl Shard {
 
     fn ingest_sealed(&self, sealed: &mut Sealed) -> Result<(), StorageError> {
         let number = sealed.meta.state_generation;
-        let (mut chunks, generation) = self.write_chunks(number, &sealed.frozen)?;
-        sealed.meta.generations.extend(generation);
-        let mut series = SstFile::new(self, CF_SERIES, number);
-        for (id, tenant, labels) in &sealed.new_series {
-            series.put(
+        if !sealed.new_series.is_empty() {
+            let new = sealed.new_series.iter();
+            let numbers = new.map(|(_, tenant, labels)| metric_number(tenant, labels));
+            Arc::make_mut(&mut sealed.metrics).extend(numbers);
+        }
+        let mut written = self.write_generations(sealed)?;
+        let generations = written.iter().map(|written| written.generation);
+        sealed.meta.generations.extend(generations);
+        // Labels and states in files of their own, so that those of all flushes have disjoint ranges.
+        let mut labels = SstFile::new(self, CF_SERIES, &format!("{number}-labels"));
+        for (id, tenant, series) in &sealed.new_series {
+            labels.put(
                 &self.key.labels(sealed.meta.epoch, *id),
-                &encode_labels_row(tenant, labels),
+                &encode_labels_row(tenant, series),
             )?;
         }
+        let mut states = SstFile::new(self, CF_SERIES, &format!("{number}-states"));
         for (block, row) in StateBlocks::new(&sealed.states).enumerate() {
-            series.put(&self.key.state(sealed.meta.epoch, number, block as u64), &row)?;
+            states.put(&self.key.state(sealed.meta.epoch, number, block as u64), &row)?;
         }
+        let mut series = [labels, states];
         if mutant!("meta_before_slab") {
-            series.ingest()?;
+            SstFile::ingest_all(&mut series)?;
             self.write_meta(&sealed.meta)?;
         }
         crash_point!("flush_before_ingest");
-        chunks.ingest()?;
-        series.ingest()
+        for written in &mut written {
+            written.ingest()?;
+        }
+        crash_point!("flush_between_ingests");
+        SstFile::ingest_all(&mut series)
     }
 
     /// Makes a meta row durable at once.
@@ -203,32 +261,53 @@ impl Shard {
             .map_err(StorageError::rocks(self.key.shard, "writing the meta row"))
     }
 
-    /// The rows of the samples, to be ingested, and what they are.
-    fn write_chunks(
-        &self,
-        number: u64,
-        frozen: &Frozen,
-    ) -> Result<(SstFile, Option<Generation>), StorageError> {
-        let mut file = SstFile::new(self, CF_CHUNKS, number);
-        let mut generation = Generation {
-            number,
-            min_ms: i64::MAX,
-            max_ms: i64::MIN,
-            chunks: 0,
-            samples: 0,
-            bytes: 0,
+    /// Writes the sealed samples, a generation for each bucket, without ingesting them.
+    fn write_generations(&self, sealed: &Sealed) -> Result<Vec<WrittenGeneration>, StorageError> {
+        let Some(buckets) = sealed.buckets else {
+            return Ok(Vec::new());
         };
-        for (id, chunks) in &frozen.series {
+        let metric = |id: u64| sealed.metrics.get(id as usize - 1).copied().unwrap_or_default();
+        let mut order: Vec<_> = (0..)
+            .zip(&sealed.frozen.series)
+            .map(|(at, (id, _))| (metric(*id), at))
+            .collect();
+        order.sort_unstable();
+        let mut writers: BTreeMap<i64, GenerationWriter> = BTreeMap::new();
+        let (mut timestamps, mut bits) = (Vec::new(), Vec::new());
+        for (metric, at) in order {
+            let at: usize = at;
+            let (id, chunks) = &sealed.frozen.series[at];
+            timestamps.clear();
+            bits.clear();
+            let samples = chunks.iter().map(|chunk| chunk.samples as usize).sum();
+            timestamps.reserve(samples);
+            bits.reserve(samples);
             for chunk in chunks {
-                file.put(&self.key.chunk(number, *id, chunk.first_ms), &chunk.bytes)?;
-                generation.min_ms = generation.min_ms.min(chunk.first_ms);
-                generation.max_ms = generation.max_ms.max(chunk.last_ms);
-                generation.chunks += 1;
-                generation.samples += u64::from(chunk.samples);
-                generation.bytes += chunk.bytes.len() as u64;
+                chunk::decode(&chunk.bytes, |t, value| {
+                    timestamps.push(t);
+                    bits.push(value);
+                    true
+                })
+                .map_err(StorageError::chunk(self.key.shard, *id))?;
+            }
+            let mut from = 0;
+            while let Some(first) = timestamps.get(from) {
+                let bucket = first.div_euclid(BUCKET_MS);
+                let length = timestamps[from..].partition_point(|t| t.div_euclid(BUCKET_MS) == bucket);
+                let writer = writers
+                    .entry(bucket)
+                    .or_insert_with(|| GenerationWriter::new(self, buckets.number(bucket), Level::Flush));
+                writer.series(
+                    metric,
+                    *id,
+                    &timestamps[from..from + length],
+                    &bits[from..from + length],
+                )?;
+                from += length;
             }
         }
-        Ok((file, (generation.chunks > 0).then_some(generation)))
+        let finished = writers.into_values().map(GenerationWriter::finish);
+        finished.filter_map(Result::transpose).collect()
     }
 
     /// Shows a flush to readers and drops the sealed head. Call it after the flush's rows are durable.
@@ -240,7 +319,12 @@ impl Shard {
             .and_then(|()| {
                 let (old, new) = {
                     let mut state = self.state.write();
-                    let new = Arc::new(Flushed::of(self.key, pending.meta.clone(), &state.flushed));
+                    let new = Arc::new(Flushed::of(
+                        self.key,
+                        pending.meta.clone(),
+                        pending.metrics.clone(),
+                        &state.flushed,
+                    ));
                     state.frozen = None;
                     (std::mem::replace(&mut state.flushed, new.clone()), new)
                 };
@@ -269,10 +353,12 @@ impl Shard {
                 }
                 // Label rows stay: the next flush writes the same ones again.
                 let number = pending.meta.state_generation;
-                let chunks = chunk_range(self.key, number);
+                let written = pending.meta.generations.iter().filter(|g| g.number >= number);
+                let chunks = written.map(|g| chunk_range(self.key, g.number));
                 let states = state_range(self.key, pending.meta.epoch, number);
-                let deleted = delete_range(&self.db, self.key.shard, &chunks)
-                    .and_then(|()| delete_range(&self.db, self.key.shard, &states));
+                let deleted = chunks
+                    .chain([states])
+                    .try_for_each(|range| delete_range(&self.db, self.key.shard, &range));
                 self.or_poison(deleted)
             });
         self.open_gate();

@@ -1,18 +1,20 @@
-//! Reading what is in RocksDB: immutable generations of chunk rows.
+//! What is in RocksDB as readers see it: immutable generations.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions};
 
-use crate::chunk;
+use crate::codec::values::ValuesDecoder;
 use crate::error::StorageError;
 use crate::meta::{Generation, ShardMeta};
-use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey, parse_chunk_key};
+use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey};
+use crate::slab::{SeriesKey, SlabReader};
 use crate::tombstones::Mask;
 
 /// Samples that the lookup cache holds at most.
 const CACHE_SAMPLES_MAX: usize = 1 << 20;
+/// Bytes of rows that it keeps beside.
+const LOOKUP_BYTES_MAX: usize = 4 << 20;
 
 /// A range of rows that is deleted once nobody refers to it any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(crate) struct Flushed {
     pub(crate) chunks: Vec<Arc<RowRange>>,
     pub(crate) labels: Option<Arc<RowRange>>,
     pub(crate) state: Option<Arc<RowRange>>,
+    /// The metric number of each registered series that a flush has contained, by id from 1.
+    pub(crate) metrics: Arc<Vec<u32>>,
 }
 
 impl Flushed {
@@ -39,11 +43,12 @@ impl Flushed {
             chunks: Vec::new(),
             labels: None,
             state: None,
+            metrics: Arc::default(),
         }
     }
 
     /// The view of a meta row; ranges that `previous` has too are shared with it.
-    pub(crate) fn of(key: ReplicaKey, meta: ShardMeta, previous: &Self) -> Self {
+    pub(crate) fn of(key: ReplicaKey, meta: ShardMeta, metrics: Arc<Vec<u32>>, previous: &Self) -> Self {
         let share = |range: RowRange| {
             previous
                 .ranges()
@@ -63,7 +68,15 @@ impl Flushed {
             chunks,
             labels,
             state,
+            metrics,
         }
+    }
+
+    /// Where a series is sorted; `None` if nothing of it was ever flushed.
+    pub(crate) fn series_key(&self, series: u64) -> Option<SeriesKey> {
+        let at = usize::try_from(series.checked_sub(1)?).ok()?;
+        let metric = *self.metrics.get(at)?;
+        Some(SeriesKey { metric, series })
     }
 
     /// All ranges of rows.
@@ -101,65 +114,6 @@ pub(crate) fn state_range(key: ReplicaKey, epoch: u64, generation: u64) -> RowRa
     }
 }
 
-/// Reads chunk rows of one replica.
-pub(crate) struct ChunkReader<'db> {
-    key: ReplicaKey,
-    rows: DBRawIteratorWithThreadMode<'db, Db>,
-}
-
-impl<'db> ChunkReader<'db> {
-    pub(crate) fn new(db: &'db Db, key: ReplicaKey, fill_cache: bool) -> Result<Self, StorageError> {
-        let cf = cf(db, key.shard, CF_CHUNKS)?;
-        let mut options = ReadOptions::default();
-        options.fill_cache(fill_cache);
-        Ok(Self {
-            key,
-            rows: db.raw_iterator_cf_opt(&cf, options),
-        })
-    }
-
-    /// Calls `visit` with the bytes of each chunk of the series in this generation that may overlap
-    /// the inclusive window, in time order.
-    pub(crate) fn visit(
-        &mut self,
-        generation: &Generation,
-        series: u64,
-        start_ms: i64,
-        end_ms: i64,
-        mut visit: impl FnMut(i64, &[u8]) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
-        if generation.min_ms > end_ms || generation.max_ms < start_ms {
-            return Ok(());
-        }
-        // The chunk that covers the start begins at or before it.
-        let target = self.key.chunk(generation.number, series, start_ms);
-        let of_series = &target[..target.len() - 8];
-        self.rows.seek_for_prev(&target);
-        if !self.rows.key().is_some_and(|key| key.starts_with(of_series)) {
-            self.rows
-                .status()
-                .map_err(StorageError::rocks(self.key.shard, "reading chunks"))?;
-            self.rows.seek(&target);
-        }
-        while let Some((key, value)) = self.rows.item() {
-            if !key.starts_with(of_series) {
-                break;
-            }
-            let (_, first_ms) = parse_chunk_key(key).ok_or_else(|| {
-                StorageError::corrupt(self.key.shard, "a chunk row", "its key is malformed")
-            })?;
-            if first_ms > end_ms {
-                break;
-            }
-            visit(first_ms, value)?;
-            self.rows.next();
-        }
-        self.rows
-            .status()
-            .map_err(StorageError::rocks(self.key.shard, "reading chunks"))
-    }
-}
-
 pub(crate) fn cf<'db>(
     db: &'db Db,
     shard: u32,
@@ -173,22 +127,24 @@ pub(crate) fn cf<'db>(
     })
 }
 
-/// A decoded chunk: the one that a lookup of a series in a generation met last.
+/// A decoded column: the one that a lookup of a series in a generation met last.
 #[derive(Debug)]
 struct Decoded {
-    first_ms: i64,
-    samples: Vec<(i64, u64)>,
+    timestamps: Arc<[i64]>,
+    values: Vec<f64>,
 }
 
-/// Keeps decoded chunks between lookups, so that resending a large batch decodes each chunk once.
+/// Keeps decoded columns between lookups, so that resending a large batch decodes each once.
 #[derive(Debug, Default)]
 pub(crate) struct LookupCache {
+    reader: Option<SlabReader>,
+    decoder: ValuesDecoder,
     decoded: HashMap<(u64, u64), Decoded>,
     samples: usize,
 }
 
 impl LookupCache {
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.decoded.clear();
         self.samples = 0;
     }
@@ -203,26 +159,22 @@ impl LookupCache {
         series: u64,
         timestamp_ms: i64,
     ) -> Result<Option<u64>, StorageError> {
-        let mut reader = None;
+        let Some(series) = flushed.series_key(series) else {
+            return Ok(None);
+        };
         for generation in flushed.generations().iter().rev() {
             let outside = timestamp_ms < generation.min_ms || timestamp_ms > generation.max_ms;
             if outside || mask.hides(generation.number, timestamp_ms) {
                 continue;
             }
-            let place = (generation.number, series);
+            let place = (generation.number, series.series);
             let hit = self
                 .decoded
                 .get(&place)
-                .filter(|chunk| chunk.covers(timestamp_ms));
+                .filter(|column| column.covers(timestamp_ms));
             let found = match hit {
-                Some(chunk) => chunk.get(timestamp_ms),
-                None => {
-                    let reader = match &mut reader {
-                        Some(reader) => reader,
-                        none => none.insert(ChunkReader::new(db, key, true)?),
-                    };
-                    self.load(reader, generation, series, timestamp_ms)?
-                }
+                Some(column) => column.get(timestamp_ms),
+                None => self.load(db, key, generation, series, timestamp_ms)?,
             };
             if found.is_some() {
                 return Ok(found);
@@ -233,42 +185,44 @@ impl LookupCache {
 
     fn load(
         &mut self,
-        reader: &mut ChunkReader<'_>,
+        db: &Db,
+        key: ReplicaKey,
         generation: &Generation,
-        series: u64,
+        series: SeriesKey,
         timestamp_ms: i64,
     ) -> Result<Option<u64>, StorageError> {
-        let shard = reader.key.shard;
-        let place = (generation.number, series);
-        let known_first = self.decoded.get(&place).map(|chunk| chunk.first_ms);
+        let reader = self
+            .reader
+            .get_or_insert_with(|| SlabReader::new(key, LOOKUP_BYTES_MAX, true));
+        let decoder = &mut self.decoder;
         let mut loaded = None;
         reader.visit(
+            db,
             generation,
             series,
             timestamp_ms,
             timestamp_ms,
-            |first_ms, bytes| {
-                if known_first == Some(first_ms) {
-                    return Ok(());
-                }
-                let mut samples = Vec::with_capacity(chunk::SAMPLES_MAX);
-                chunk::decode(bytes, |t, v| {
-                    samples.push((t, v));
-                    true
-                })
-                .map_err(StorageError::chunk(shard, series))?;
-                loaded = Some(Decoded { first_ms, samples });
+            |timestamps, bytes| {
+                let mut values = Vec::with_capacity(timestamps.len());
+                decoder
+                    .decode(bytes, timestamps.len(), &mut values)
+                    .map_err(|error| {
+                        let what = format!("a column of series {}", series.series);
+                        StorageError::corrupt(key.shard, what, &error.to_string())
+                    })?;
+                let timestamps = timestamps.clone();
+                loaded = Some(Decoded { timestamps, values });
                 Ok(())
             },
         )?;
-        let Some(chunk) = loaded else { return Ok(None) };
-        let found = chunk.get(timestamp_ms);
-        if self.samples + chunk.samples.len() > CACHE_SAMPLES_MAX {
+        let Some(column) = loaded else { return Ok(None) };
+        let found = column.get(timestamp_ms);
+        if self.samples + column.values.len() > CACHE_SAMPLES_MAX {
             self.clear();
         }
-        self.samples += chunk.samples.len();
-        if let Some(old) = self.decoded.insert(place, chunk) {
-            self.samples -= old.samples.len();
+        self.samples += column.values.len();
+        if let Some(old) = self.decoded.insert((generation.number, series.series), column) {
+            self.samples -= old.values.len();
         }
         Ok(found)
     }
@@ -276,11 +230,14 @@ impl LookupCache {
 
 impl Decoded {
     fn covers(&self, timestamp_ms: i64) -> bool {
-        self.first_ms <= timestamp_ms && self.samples.last().is_some_and(|last| timestamp_ms <= last.0)
+        self.timestamps
+            .first()
+            .is_some_and(|first| *first <= timestamp_ms)
+            && self.timestamps.last().is_some_and(|last| timestamp_ms <= *last)
     }
 
     fn get(&self, timestamp_ms: i64) -> Option<u64> {
-        let at = self.samples.binary_search_by_key(&timestamp_ms, |s| s.0).ok()?;
-        Some(self.samples[at].1)
+        let at = self.timestamps.binary_search(&timestamp_ms).ok()?;
+        self.values.get(at).map(|value| value.to_bits())
     }
 }

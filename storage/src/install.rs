@@ -7,14 +7,14 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use rocksdb::WriteOptions;
 
-use crate::chunk;
 use crate::error::StorageError;
 use crate::flushed::{RowRange, cf, chunk_range};
 use crate::meta::ShardMeta;
 use crate::recover;
-use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META, successor};
+use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META, KIND_SLAB, KIND_TIMES, successor};
 use crate::series_rows::{decode_labels_row, decode_states};
 use crate::shard::{Gate, LogPosition, Shard, delete_range};
+use crate::slab::{Slab, TimesRow};
 use crate::snapshot::{FAMILY_CHUNKS, FAMILY_SERIES, KIND_END, KIND_META, KIND_ROWS, VERSION};
 use crate::sst::SstFile;
 use crate::varint::Reader;
@@ -138,8 +138,8 @@ impl SnapshotInstall {
         }
         meta.tombstones.renumber(&source.generations, first);
         meta.state_generation = first + source.generations.len() as u64;
-        let series = SstFile::new(shard, CF_SERIES, meta.state_generation);
-        let chunks = SstFile::new(shard, CF_CHUNKS, meta.state_generation);
+        let series = SstFile::new(shard, CF_SERIES, &format!("{}-received", meta.state_generation));
+        let chunks = SstFile::new(shard, CF_CHUNKS, &format!("{}-received", meta.state_generation));
         self.incoming = Some(Incoming {
             meta,
             source,
@@ -247,13 +247,17 @@ impl Incoming {
         let damaged = |detail| snapshot_error(shard, detail);
         let (generation, tail) = key
             .split_first_chunk::<8>()
-            .filter(|(_, tail)| tail.len() == 16)
-            .ok_or_else(|| damaged("a chunk has a malformed key"))?;
+            .ok_or_else(|| damaged("a row of samples has a malformed key"))?;
         let number = self
             .numbers
             .get(&u64::from_be_bytes(*generation))
-            .ok_or_else(|| damaged("a chunk belongs to a generation that is not listed"))?;
-        chunk::decode(value, |_, _| true).map_err(|error| snapshot_error(shard, &error.to_string()))?;
+            .ok_or_else(|| damaged("a row of samples belongs to a generation that is not listed"))?;
+        let read = match (tail.first(), tail.len()) {
+            (Some(&KIND_SLAB), 21) => Slab::parse(value.to_vec()).map(|_| ()),
+            (Some(&KIND_TIMES), 9) => TimesRow::parse(value.to_vec()).map(|_| ()),
+            _ => Err("a row of samples has a malformed key"),
+        };
+        read.map_err(damaged)?;
         let mut key = shard.key.generation(*number);
         key.extend_from_slice(tail);
         self.chunks.put(&key, value)

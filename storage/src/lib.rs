@@ -31,6 +31,7 @@ mod select;
 mod series;
 mod series_rows;
 mod shard;
+mod slab;
 mod snapshot;
 mod sst;
 mod store;

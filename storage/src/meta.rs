@@ -12,18 +12,56 @@ use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
-/// One immutable set of chunk rows.
+/// How often the samples of a generation have been merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// What one flush wrote.
+    Flush,
+    /// A few flushes.
+    Hours,
+    /// All that a bucket held.
+    Bucket,
+}
+
+impl Level {
+    const ALL: [Self; 3] = [Self::Flush, Self::Hours, Self::Bucket];
+}
+
+/// One immutable set of rows, whose samples lie in one bucket (`slab::BUCKET_MS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) number: u64,
+    pub(crate) level: Level,
     /// Earliest and latest sample.
     pub(crate) min_ms: i64,
     pub(crate) max_ms: i64,
-    pub(crate) chunks: u64,
+    /// Slab rows.
+    pub(crate) slabs: u64,
+    /// Rows of timestamps.
+    pub(crate) time_rows: u64,
+    pub(crate) columns: u64,
     pub(crate) samples: u64,
+    /// Columns and rows of timestamps, before RocksDB's compression.
     pub(crate) bytes: u64,
+}
+
+impl Generation {
+    /// One without rows.
+    pub(crate) fn empty(number: u64, level: Level) -> Self {
+        Self {
+            number,
+            level,
+            min_ms: i64::MAX,
+            max_ms: i64::MIN,
+            slabs: 0,
+            time_rows: 0,
+            columns: 0,
+            samples: 0,
+            bytes: 0,
+        }
+    }
 }
 
 /// What apply needs besides series: replicated clocks and limits.
@@ -102,11 +140,18 @@ impl ShardMeta {
         put_u64(&mut out, self.generations.len() as u64);
         for generation in &self.generations {
             put_u64(&mut out, generation.number);
+            out.push(generation.level as u8);
             put_i64(&mut out, generation.min_ms);
             put_i64(&mut out, generation.max_ms);
-            put_u64(&mut out, generation.chunks);
-            put_u64(&mut out, generation.samples);
-            put_u64(&mut out, generation.bytes);
+            for count in [
+                generation.slabs,
+                generation.time_rows,
+                generation.columns,
+                generation.samples,
+                generation.bytes,
+            ] {
+                put_u64(&mut out, count);
+            }
         }
         self.tombstones.encode(&mut out);
         put_bitmap(&mut out, &self.vacant);
@@ -154,9 +199,12 @@ impl ShardMeta {
         for _ in 0..count {
             let generation = Generation {
                 number: reader.varint()?,
+                level: *Level::ALL.get(usize::from(reader.u8()?))?,
                 min_ms: reader.varint_i64()?,
                 max_ms: reader.varint_i64()?,
-                chunks: reader.varint()?,
+                slabs: reader.varint()?,
+                time_rows: reader.varint()?,
+                columns: reader.varint()?,
                 samples: reader.varint()?,
                 bytes: reader.varint()?,
             };
@@ -208,9 +256,12 @@ mod tests {
     fn meta() -> ShardMeta {
         let generation = |number| Generation {
             number,
+            level: Level::Hours,
             min_ms: 1_700_000_000_000,
             max_ms: 1_700_000_900_000,
-            chunks: 10,
+            slabs: 2,
+            time_rows: 1,
+            columns: 10,
             samples: 600,
             bytes: 1234,
         };
@@ -242,7 +293,7 @@ mod tests {
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v2", &bytes);
+        crate::golden::check("meta-v3", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -268,7 +319,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x02".to_vec();
+            let mut bytes = b"QSM\x03".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

@@ -13,6 +13,7 @@ use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::series_rows::{BLOCK_SERIES, decode_labels_row, decode_states};
 use crate::shard::{State, delete_range};
+use crate::slab::metric_number;
 
 /// Reads the meta row, deletes unlisted rows, and loads the state at the durable position.
 pub(crate) fn open(db: &Db, key: ReplicaKey) -> Result<State, StorageError> {
@@ -52,7 +53,7 @@ fn empty_state() -> State {
 /// Builds the state that a meta row describes, with an empty head.
 pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, StorageError> {
     let mut table = SeriesTable::default();
-    load_labels(db, key, &meta, &mut table)?;
+    let metrics = Arc::new(load_labels(db, key, &meta, &mut table)?);
     load_states(db, key, &meta, &mut table)?;
     Ok(State {
         applied: Some(meta.position),
@@ -63,7 +64,7 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         table,
         next_generation: meta.next_generation,
         next_epoch: meta.epoch + 1,
-        flushed: Arc::new(Flushed::of(key, meta, &Flushed::nothing())),
+        flushed: Arc::new(Flushed::of(key, meta, metrics, &Flushed::nothing())),
         ..empty_state()
     })
 }
@@ -73,7 +74,8 @@ fn load_labels(
     key: ReplicaKey,
     meta: &ShardMeta,
     table: &mut SeriesTable,
-) -> Result<(), StorageError> {
+) -> Result<Vec<u32>, StorageError> {
+    let mut metrics = Vec::new();
     let range = RowRange {
         to: key.labels(meta.epoch, meta.next_id),
         ..label_range(key, meta.epoch)
@@ -89,6 +91,7 @@ fn load_labels(
         if table.find(tenant, labels.as_bytes()).is_some() {
             return Err(damaged("another series has the same labels"));
         }
+        metrics.push(metric_number(tenant, &labels));
         table
             .register(tenant, labels.as_bytes())
             .map(|_| ())
@@ -98,7 +101,7 @@ fn load_labels(
         let detail = format!("{} series were expected, {} found", meta.next_id - 1, table.len());
         return Err(StorageError::corrupt(key.shard, "the label rows", &detail));
     }
-    Ok(())
+    Ok(metrics)
 }
 
 fn load_states(

@@ -1,9 +1,9 @@
 //! Column families and row keys.
 //!
 //! Every key starts with `shard u32 | replica u64`, big endian, so that the rows of one replica are one
-//! range. Chunk rows: `prefix | generation u64 | series u64 | first timestamp`. Label rows:
-//! `prefix | epoch u64 | 'L' | series u64`. State rows: `prefix | epoch u64 | 'T' | generation u64 |
-//! block u64`. Meta row: the prefix alone.
+//! range. Slab rows: `prefix | generation u64 | 'S' | metric u32 | series u64 | first timestamp`. Times
+//! rows: `prefix | generation u64 | 'T' | row u64`. Label rows: `prefix | epoch u64 | 'L' | series u64`.
+//! State rows: `prefix | epoch u64 | 'T' | generation u64 | block u64`. Meta row: the prefix alone.
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode, MultiThreaded,
@@ -13,7 +13,7 @@ use rocksdb::{
 /// The database handle that all crates of a node share.
 pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
-/// Chunks of flushed generations.
+/// Slabs and timestamps of flushed generations.
 pub const CF_CHUNKS: &str = "chunks";
 /// Labels of series and the state that recovery needs.
 pub const CF_SERIES: &str = "series";
@@ -56,6 +56,8 @@ pub(crate) struct ReplicaKey {
 
 const KIND_LABELS: u8 = b'L';
 const KIND_STATE: u8 = b'T';
+pub(crate) const KIND_SLAB: u8 = b'S';
+pub(crate) const KIND_TIMES: u8 = b'T';
 
 impl ReplicaKey {
     pub(crate) fn prefix(self) -> Vec<u8> {
@@ -76,10 +78,27 @@ impl ReplicaKey {
         key
     }
 
-    pub(crate) fn chunk(self, generation: u64, series: u64, first_ms: i64) -> Vec<u8> {
+    /// The prefix of a generation's slabs.
+    pub(crate) fn slabs(self, generation: u64) -> Vec<u8> {
         let mut key = self.generation(generation);
+        key.push(KIND_SLAB);
+        key
+    }
+
+    /// The key of a slab by its first column.
+    pub(crate) fn slab(self, generation: u64, metric: u32, series: u64, first_ms: i64) -> Vec<u8> {
+        let mut key = self.slabs(generation);
+        key.extend_from_slice(&metric.to_be_bytes());
         key.extend_from_slice(&series.to_be_bytes());
         key.extend_from_slice(&ordered(first_ms).to_be_bytes());
+        key
+    }
+
+    /// The key of a row of timestamps.
+    pub(crate) fn times(self, generation: u64, row: u64) -> Vec<u8> {
+        let mut key = self.generation(generation);
+        key.push(KIND_TIMES);
+        key.extend_from_slice(&row.to_be_bytes());
         key
     }
 
@@ -99,12 +118,25 @@ impl ReplicaKey {
     }
 }
 
-/// Series and first timestamp of a chunk row's key.
-pub(crate) fn parse_chunk_key(key: &[u8]) -> Option<(u64, i64)> {
-    let tail: &[u8; 16] = key.get(20..36)?.try_into().ok().filter(|_| key.len() == 36)?;
-    let (series, first) = tail.split_first_chunk::<8>()?;
-    let first = u64::from_be_bytes(first.try_into().ok()?) ^ (1 << 63);
-    Some((u64::from_be_bytes(*series), first as i64))
+/// What the key of a slab says of its first column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SlabKey {
+    pub(crate) metric: u32,
+    pub(crate) series: u64,
+    pub(crate) first_ms: i64,
+}
+
+/// Reads the key of a slab.
+pub(crate) fn parse_slab_key(key: &[u8]) -> Option<SlabKey> {
+    let tail = key.get(20..)?.strip_prefix(&[KIND_SLAB])?;
+    let (metric, tail) = tail.split_first_chunk::<4>()?;
+    let (series, tail) = tail.split_first_chunk::<8>()?;
+    let first: &[u8; 8] = tail.try_into().ok()?;
+    Some(SlabKey {
+        metric: u32::from_be_bytes(*metric),
+        series: u64::from_be_bytes(*series),
+        first_ms: (u64::from_be_bytes(*first) ^ (1 << 63)) as i64,
+    })
 }
 
 /// The last eight bytes of a key as a number.
@@ -139,13 +171,21 @@ mod tests {
             shard: 3,
             replica: 0x0102,
         };
-        let chunk = |generation, series, first| key.chunk(generation, series, first);
-        assert!(chunk(1, 2, -5) < chunk(1, 2, 5));
-        assert!(chunk(1, 2, i64::MAX) < chunk(1, 3, i64::MIN));
-        assert!(chunk(1, u64::MAX, 0) < chunk(2, 0, 0));
-        assert!(chunk(9, 9, 9) < key.end());
-        assert_eq!(parse_chunk_key(&chunk(1, 7, -9)), Some((7, -9)));
-        assert_eq!(parse_chunk_key(&key.prefix()), None);
+        let slab = |generation, metric, series, first| key.slab(generation, metric, series, first);
+        assert!(slab(1, 5, 2, -5) < slab(1, 5, 2, 5));
+        assert!(slab(1, 5, 2, i64::MAX) < slab(1, 5, 3, i64::MIN));
+        assert!(slab(1, 5, u64::MAX, 0) < slab(1, 6, 0, 0));
+        assert!(slab(1, u32::MAX, u64::MAX, i64::MAX) < key.times(1, 0));
+        assert!(key.times(1, u64::MAX) < slab(2, 0, 0, i64::MIN));
+        assert!(slab(9, 9, 9, 9) < key.end());
+        let parsed = SlabKey {
+            metric: 7,
+            series: 8,
+            first_ms: -9,
+        };
+        assert_eq!(parse_slab_key(&slab(1, 7, 8, -9)), Some(parsed));
+        assert_eq!(parse_slab_key(&key.times(1, 7)), None);
+        assert_eq!(parse_slab_key(&key.prefix()), None);
         assert_eq!(trailing_u64(&key.labels(1, 77)), Some(77));
         assert_eq!(successor(vec![1, 0xff]), vec![2]);
     }

@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
 use crate::chunk;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
-use crate::flushed::{ChunkReader, Flushed};
+use crate::flushed::Flushed;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::{HeadCopy, SeriesTable};
 use crate::shard::{Shard, State};
+use crate::slab::{SlabReader, Window};
 use crate::tombstones::Tombstones;
+
+/// Bytes of rows that a selection keeps between its series.
+const READER_BYTES_MAX: usize = 16 << 20;
 
 /// Bounds of one selection.
 #[derive(Clone, Copy, Debug)]
@@ -53,14 +59,36 @@ struct View {
     tombstones: Arc<Tombstones>,
     start_ms: i64,
     end_ms: i64,
+    reader: Mutex<SlabReader>,
 }
 
 impl SelectedSeries {
     /// Replaces `out` by the samples in the selection's window, in time order, with their exact bits.
     pub fn samples(&self, out: &mut SampleColumns) -> Result<(), StorageError> {
         out.clear();
-        let (start_ms, end_ms) = (self.view.start_ms, self.view.end_ms);
-        let mut sorted = true;
+        let view = &self.view;
+        let (start_ms, end_ms) = (view.start_ms, view.end_ms);
+        let mut ends = SmallVec::<[usize; 8]>::new();
+        if let Some(key) = view.flushed.series_key(self.id) {
+            let mask = view.tombstones.over(self.id);
+            let window = Window {
+                start_ms,
+                end_ms,
+                mask: &mask,
+            };
+            let mut reader = view.reader.lock();
+            for generation in view.flushed.generations() {
+                reader.read(&view.db, generation, key, window, out)?;
+                ends.push(out.len());
+            }
+        }
+        // A column ascends; where two meet is looked at.
+        let mut sorted = ends.iter().all(|end| {
+            let two = end
+                .checked_sub(1)
+                .and_then(|before| out.timestamps.get(before..end + 1));
+            two.is_none_or(|two| two[0] < two[1])
+        });
         let mut add = |t: i64, bits: u64| {
             if (start_ms..=end_ms).contains(&t) {
                 sorted &= out.timestamps.last().is_none_or(|last| *last < t);
@@ -68,25 +96,7 @@ impl SelectedSeries {
             }
             t <= end_ms
         };
-        let damaged = || StorageError::chunk(self.view.key.shard, self.id);
-        let generations = self.view.flushed.generations();
-        if generations
-            .iter()
-            .any(|g| g.min_ms <= end_ms && g.max_ms >= start_ms)
-        {
-            let mut reader = ChunkReader::new(&self.view.db, self.view.key, true)?;
-            let mask = self.view.tombstones.over(self.id);
-            for generation in generations {
-                let number = generation.number;
-                reader.visit(generation, self.id, start_ms, end_ms, |_, bytes| {
-                    let decoded = match mask.is_empty() {
-                        true => chunk::decode(bytes, &mut add),
-                        false => chunk::decode(bytes, |t, bits| mask.hides(number, t) || add(t, bits)),
-                    };
-                    decoded.map_err(damaged())
-                })?;
-            }
-        }
+        let damaged = || StorageError::chunk(view.key.shard, self.id);
         for chunk in &self.head.chunks {
             chunk::decode(&chunk.bytes, &mut add).map_err(damaged())?;
         }
@@ -140,6 +150,7 @@ impl Shard {
                 tombstones: state.tombstones.clone(),
                 start_ms,
                 end_ms,
+                reader: Mutex::new(SlabReader::new(self.key, READER_BYTES_MAX, true)),
             });
             let mut bytes = 0;
             selected.reserve(ids.len() as usize);

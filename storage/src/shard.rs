@@ -49,11 +49,11 @@ pub struct ShardStats {
     pub oldest_unflushed_index: Option<u64>,
     /// Live generations.
     pub generations: u64,
-    /// Chunk rows of live generations.
+    /// Columns of live generations.
     pub flushed_chunks: u64,
     /// Samples in live generations.
     pub flushed_samples: u64,
-    /// Bytes of chunks in live generations, before RocksDB's compression.
+    /// Bytes of columns in live generations, before RocksDB's compression.
     pub flushed_bytes: u64,
     /// Deletions that still hide flushed samples.
     pub tombstones: u64,
@@ -208,7 +208,7 @@ impl Shard {
             head_bytes: state.head_bytes + frozen_bytes,
             oldest_unflushed_index: behind.then_some(durable_index + 1),
             generations: generations.len() as u64,
-            flushed_chunks: generations.iter().map(|g| g.chunks).sum(),
+            flushed_chunks: generations.iter().map(|g| g.columns).sum(),
             flushed_samples: generations.iter().map(|g| g.samples).sum(),
             flushed_bytes: generations.iter().map(|g| g.bytes).sum(),
             tombstones: state.tombstones.len() as u64,

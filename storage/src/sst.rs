@@ -31,17 +31,22 @@ struct Current {
 }
 
 impl SstFile {
-    /// `number` makes the file's name unique among the files of the replica and family.
-    pub(crate) fn new(shard: &Shard, cf: &'static str, number: u64) -> Self {
+    /// `name` is unique among the files of the replica and family.
+    pub(crate) fn new(shard: &Shard, cf: &'static str, name: &str) -> Self {
         Self {
             db: shard.db.clone(),
             shard: shard.key.shard,
             cf,
             scratch_dir: shard.scratch_dir.clone(),
-            name: format!("{}-{}-{number}-{cf}", shard.key.shard, shard.key.replica),
+            name: format!("{}-{}-{cf}-{name}", shard.key.shard, shard.key.replica),
             ordinal: 0,
             current: None,
         }
+    }
+
+    /// Whether no row was ever put.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ordinal == 0 && self.current.is_none()
     }
 
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
@@ -78,20 +83,33 @@ impl SstFile {
 
     /// Ingests the rows put so far; durable on return. Without rows nothing happens.
     pub(crate) fn ingest(&mut self) -> Result<(), StorageError> {
-        let Some(mut current) = self.current.take() else {
+        Self::ingest_all(std::slice::from_mut(self))
+    }
+
+    /// Ingests the rows of several files of one family, whose ranges don't overlap, in one step:
+    /// RocksDB holds writers up for each.
+    pub(crate) fn ingest_all(files: &mut [Self]) -> Result<(), StorageError> {
+        let mut finished = Vec::new();
+        for file in files.iter_mut() {
+            if let Some(mut current) = file.current.take() {
+                file.ordinal += 1;
+                current
+                    .writer
+                    .finish()
+                    .map_err(StorageError::rocks(file.shard, "finishing an SST file"))?;
+                finished.push(current);
+            }
+        }
+        let Some(file) = files.first().filter(|_| !finished.is_empty()) else {
             return Ok(());
         };
-        self.ordinal += 1;
-        current
-            .writer
-            .finish()
-            .map_err(StorageError::rocks(self.shard, "finishing an SST file"))?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        let handle = cf(&self.db, self.shard, self.cf)?;
-        self.db
-            .ingest_external_file_cf_opts(&handle, &options, vec![&current.path])
-            .map_err(StorageError::rocks(self.shard, "ingesting an SST file"))
+        let handle = cf(&file.db, file.shard, file.cf)?;
+        let paths: Vec<&PathBuf> = finished.iter().map(|current| &current.path).collect();
+        file.db
+            .ingest_external_file_cf_opts(&handle, &options, paths)
+            .map_err(StorageError::rocks(file.shard, "ingesting an SST file"))
     }
 }
 

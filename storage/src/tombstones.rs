@@ -156,15 +156,13 @@ pub(crate) fn take_bitmap(reader: &mut Reader<'_>) -> Option<RoaringBitmap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meta::Level;
 
     fn generation(number: u64, min_ms: i64, max_ms: i64) -> Generation {
         Generation {
-            number,
             min_ms,
             max_ms,
-            chunks: 1,
-            samples: 1,
-            bytes: 1,
+            ..Generation::empty(number, Level::Flush)
         }
     }
 

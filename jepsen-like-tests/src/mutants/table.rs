@@ -79,7 +79,7 @@ const fn mutant(name: &'static str, scenario: Scenario, expected: &'static str) 
 }
 
 /// Every planted bug.
-pub const MUTANTS: [Mutant; 21] = [
+pub const MUTANTS: [Mutant; 22] = [
     mutant("ack_before_quorum", Scenario::DeafLeader, "lost"),
     mutant("ack_before_fsync", Scenario::PowerCuts, "lost"),
     mutant("vote_not_fsynced", Scenario::ForgottenVote, "lost"),
@@ -102,6 +102,7 @@ pub const MUTANTS: [Mutant; 21] = [
     mutant("ids_from_hash_order", Scenario::Calm, "diverged"),
     mutant("wiped_keeps_id", Scenario::WipedDiskMeetsStraggler, "lost"),
     mutant("no_vote_guard", Scenario::ForgottenLease, "stale_linearizable"),
+    mutant("slab_lost", Scenario::KillAfterFlush, "lost"),
     mutant("meta_before_slab", Scenario::CrashInFlush, "diverged"),
     mutant("drop_400_for_retryable", Scenario::PartsFail, "refused_retryable"),
     mutant("reply_before_apply", Scenario::Overwrites, "altered"),

@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::scene::Scene;
 
 /// Places that every node passes again and again under load, with small logs.
-const UNDER_LOAD: [&str; 11] = [
+const UNDER_LOAD: [&str; 12] = [
     "log_before_write",
     "log_before_sync",
     "log_after_sync",
@@ -24,6 +24,7 @@ const UNDER_LOAD: [&str; 11] = [
     "apply_after",
     "flush_before_slab",
     "flush_before_ingest",
+    "flush_between_ingests",
     "flush_after_ingest",
     "flush_after_meta",
     "purge_before",

@@ -17,10 +17,17 @@ pub(crate) fn recording(text: &str, thin: usize) -> Result<Vec<Series>, Box<dyn 
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut series: Vec<Series> = Vec::new();
     let (mut scrape_ms, mut scrapes) = (i64::MIN, 0usize);
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         // The recorder may be in the middle of its last line.
-        let Some((rest, timestamp)) = line.rsplit_once(' ') else { break };
-        let Some((name, value)) = rest.rsplit_once(' ') else { break };
+        let Some((rest, timestamp)) = line.rsplit_once(' ') else {
+            break;
+        };
+        let Some((name, value)) = rest.rsplit_once(' ') else {
+            break;
+        };
         let (Ok(timestamp_ms), Ok(value)) = (timestamp.parse::<i64>(), value.parse::<f64>()) else {
             break;
         };

@@ -1,8 +1,9 @@
-//! Measures sealed data: bits a sample, time to encode and decode.
+//! Measures stored samples: what they take on disk, how fast they are encoded, decoded and scanned.
 //!
 //! `cargo run -p quorate-storage -p quorate-proto --example disk_bench -- [--recording FILE] [--thin N]`
 
 mod data;
+mod disk;
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -10,38 +11,33 @@ use std::time::Instant;
 use data::Series;
 use quorate_storage::codec::values::{ValuesDecoder, ValuesEncoder};
 
+/// A metric of many series in a recording of node_exporter.
+const RECORDED: &str = "node_scrape_collector_duration_seconds";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let option = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1));
+    let option = |name: &str| {
+        args.iter()
+            .position(|a| a == name)
+            .and_then(|at| args.get(at + 1))
+    };
     let thin = option("--thin").map_or(Ok(15), |n| n.parse())?;
-    let mut sets = vec![("generated", data::generated(4_800, 2048, 1_700_000_000_000, 15_000))];
+    let mut sets = vec![(
+        "generated",
+        data::generated(4_800, 2880, 1_700_006_400_000, 15_000),
+        "load_metric_7_total",
+    )];
     if let Some(path) = option("--recording") {
         let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
-        sets.push(("recording, 1 s", data::recording(&text, 1)?));
-        sets.push(("recording, thinned", data::recording(&text, thin)?));
+        sets.push(("recording, 1 s", data::recording(&text, 1)?, RECORDED));
+        sets.push(("recording, thinned", data::recording(&text, thin)?, RECORDED));
     }
-    for (name, series) in &sets {
+    for (name, series, metric) in &sets {
         for chunk in [120, 480, 2048] {
             codec(name, series, chunk)?;
         }
-        if option("--worst").is_some() { worst(series)?; }
+        disk::measure(name, series, metric)?;
     }
-    Ok(())
-}
-
-fn worst(series: &[Series]) -> Result<(), Box<dyn std::error::Error>> {
-    let mut sizes: Vec<(usize, usize, u8, String)> = Vec::new();
-    let mut encoder = ValuesEncoder::new();
-    for one in series {
-        let mut bytes = Vec::new();
-        let mut head = 0;
-        for c in one.bits.chunks(2048) { let at = bytes.len(); encoder.encode(c, &mut bytes); head = bytes[at]; }
-        sizes.push((bytes.len(), one.bits.len(), head, format!("{} {:?}", one.labels, &one.bits[one.bits.len()/2..].iter().take(8).map(|b| f64::from_bits(*b)).collect::<Vec<_>>())));
-    }
-    sizes.sort(); sizes.reverse();
-    let total: usize = sizes.iter().map(|s| s.0).sum();
-    println!("total {total}");
-    for s in sizes.iter().take(60) { println!("{} {:.2} bits e={} {}", s.0, s.0 as f64*8.0/s.1 as f64, s.2, s.3); }
     Ok(())
 }
 

@@ -63,7 +63,7 @@ impl IntsEncoder {
         let residuals = &self.residuals[order];
         let constant = shape.unit == 0;
         let has_unit = shape.unit > 1;
-        out.push(order as u8 | u8::from(has_unit) * HAS_UNIT | u8::from(constant) * CONSTANT);
+        out.push(order as u8 | (u8::from(has_unit) * HAS_UNIT) | (u8::from(constant) * CONSTANT));
         if order >= 1 {
             put_i64(out, values[0]);
         }
@@ -85,7 +85,10 @@ impl IntsEncoder {
     fn choose(&mut self, values: &[i64]) -> (usize, Shape) {
         let likely = likely_orders(values);
         let mut best: Option<(usize, Shape)> = None;
-        for order in [1, 0, 2].into_iter().filter(|order| likely[*order] && *order < values.len()) {
+        for order in [1, 0, 2]
+            .into_iter()
+            .filter(|order| likely[*order] && *order < values.len())
+        {
             let shape = self.shape(values, order);
             if best.is_none_or(|(_, best)| shape.bits < best.bits) {
                 best = Some((order, shape));
@@ -277,7 +280,7 @@ fn put_block(block: &[i64], plan: Plan, scratch: &mut Vec<u64>, out: &mut Vec<u8
     scratch.extend(block.iter().map(|value| value.wrapping_sub(plan.base) as u64));
     let too_wide = |value: u64| bit_length(value) > plan.width;
     let patches = scratch.iter().filter(|value| too_wide(**value)).count();
-    out.push(plan.width as u8 | u8::from(patches > 0) * HAS_PATCHES);
+    out.push(plan.width as u8 | (u8::from(patches > 0) * HAS_PATCHES));
     put_i64(out, plan.base);
     if patches > 0 {
         // A block that is nothing but patches would have been given a greater width.
@@ -297,7 +300,6 @@ pub(crate) fn decode(reader: &mut Reader<'_>, count: usize, out: &mut Vec<i64>) 
     decode_column(reader, count, out).ok_or(CodecError::Malformed)
 }
 
-/// The first value of a column, and the last if it can be told without unpacking.
 fn decode_column(reader: &mut Reader<'_>, count: usize, out: &mut Vec<i64>) -> Option<()> {
     if count == 0 {
         return Some(());
@@ -310,7 +312,11 @@ fn decode_column(reader: &mut Reader<'_>, count: usize, out: &mut Vec<i64>) -> O
     let start = if order >= 1 { reader.varint_i64()? } else { 0 };
     let step = if order == 2 { reader.varint_i64()? } else { 0 };
     let first = reader.varint_i64()?;
-    let unit = if flags & HAS_UNIT != 0 { reader.varint()? } else { 1 };
+    let unit = if flags & HAS_UNIT != 0 {
+        reader.varint()?
+    } else {
+        1
+    };
     let from = out.len();
     out.reserve(count);
     match order {
@@ -437,7 +443,9 @@ mod tests {
         let mut sum = 0;
         let values: Vec<i64> = (0..2048)
             .map(|_| {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 sum += (state >> 33) as i64 % 1000;
                 sum
             })

@@ -60,7 +60,11 @@ impl ValuesEncoder {
         // The exponent of the first values is nearly always that of all.
         let guess = find_exponent(&bits[..bits.len().min(GUESS_VALUES)], usize::MAX);
         let doubtful = guess.is_none_or(|exponent| exponent > GOOD_EXPONENT);
-        let near = if doubtful { self.take_near_decimals(bits) } else { None };
+        let near = if doubtful {
+            self.take_near_decimals(bits)
+        } else {
+            None
+        };
         if let Some(exponent) = near.filter(|exponent| *exponent <= GOOD_NEAR_EXPONENT) {
             return self.put_near_decimals(exponent, out);
         }
@@ -84,14 +88,16 @@ impl ValuesEncoder {
 
     /// Appends a column of decimals if this is one, else a column of any floats.
     fn put_plain(&mut self, bits: &[u64], guess: Option<u8>, out: &mut Vec<u8>) {
-        let found = guess.filter(|exponent| self.take_decimals(bits, *exponent) == 0).or_else(|| {
-            let room = bits.len() / VALUES_FOR_AN_EXCEPTION;
-            find_exponent(bits, room).filter(|exponent| self.take_decimals(bits, *exponent) <= room)
-        });
+        let found = guess
+            .filter(|exponent| self.take_decimals(bits, *exponent) == 0)
+            .or_else(|| {
+                let room = bits.len() / VALUES_FOR_AN_EXCEPTION;
+                find_exponent(bits, room).filter(|exponent| self.take_decimals(bits, *exponent) <= room)
+            });
         match found.filter(|_| self.exceptions.len() < bits.len()) {
             Some(exponent) => {
                 let exceptional = !self.exceptions.is_empty();
-                out.push(exponent | u8::from(exceptional) * HAS_EXCEPTIONS);
+                out.push(exponent | (u8::from(exceptional) * HAS_EXCEPTIONS));
                 if exceptional {
                     self.put_exceptions(bits, out);
                 }
@@ -149,7 +155,12 @@ impl ValuesEncoder {
             self.mantissas.push(last);
         }
         // Exceptions at the front continue backwards what follows them.
-        let leading = self.exceptions.iter().zip(0u32..).take_while(|(a, b)| *a == b).count();
+        let leading = self
+            .exceptions
+            .iter()
+            .zip(0u32..)
+            .take_while(|(a, b)| *a == b)
+            .count();
         if let Some(first) = self.mantissas.get(leading).copied() {
             self.mantissas[..leading].fill(first);
         }
@@ -184,7 +195,10 @@ fn mantissa(bits: u64, power: f64) -> Option<i64> {
         return None;
     }
     let mantissa = scaled as i64;
-    ((mantissa as f64) / power).to_bits().eq(&bits).then_some(mantissa)
+    ((mantissa as f64) / power)
+        .to_bits()
+        .eq(&bits)
+        .then_some(mantissa)
 }
 
 /// The decimal next to a float, and how many units in the last place lie between.
@@ -196,7 +210,9 @@ fn near_mantissa(bits: u64, power: f64) -> Option<(i64, i64)> {
     }
     let mantissa = scaled as i64;
     let distance = ordered(bits).wrapping_sub(ordered((mantissa as f64 / power).to_bits()));
-    (-NEAR_UNITS..=NEAR_UNITS).contains(&distance).then_some((mantissa, distance))
+    (-NEAR_UNITS..=NEAR_UNITS)
+        .contains(&distance)
+        .then_some((mantissa, distance))
 }
 
 /// The smallest exponent that suits all values but those that none suits; `None` if those are more than
@@ -384,11 +400,7 @@ mod tests {
             any::<u64>(),
         ];
         let decimal = (any::<i32>(), 0usize..=15).prop_map(|(m, e)| (f64::from(m) / POWERS[e]).to_bits());
-        let mostly = prop_oneof![
-            Just(1u32),
-            Just(0u32),
-            Just(30u32),
-        ];
+        let mostly = prop_oneof![Just(1u32), Just(0u32), Just(30u32),];
         (mostly, -1000i64..1000, 0usize..6).prop_flat_map(move |(odds, start, e)| {
             let step = (-50i64..50).prop_map(move |d| ((start + d) as f64 / POWERS[e]).to_bits());
             let value = prop_oneof![40 => step, odds => odd.clone(), odds.min(1) => decimal.clone()];
@@ -410,7 +422,10 @@ mod tests {
                     .collect(),
             ),
             ("counter", (0..100).map(|i| f64::from(i * 37 + i % 7)).collect()),
-            ("cents", (0..300).map(|i| f64::from((i * 7919) % 1000) / 100.0).collect()),
+            (
+                "cents",
+                (0..300).map(|i| f64::from((i * 7919) % 1000) / 100.0).collect(),
+            ),
             ("noise", (0..70).map(|i| (f64::from(i) * 0.37).sin()).collect()),
             (
                 "odd",

@@ -21,6 +21,7 @@ const CAUGHT_BY: &[(&str, &[&str])] = &[
     ("no_vote_guard", &["stale_linearizable"]),
     ("purge_beyond_snapshot", &["purged_too_far"]),
     ("read_without_read_index", &["stale_linearizable"]),
+    ("slab_lost", &["lost", "wrong_outcome", "diverged"]),
     ("snapshot_drops_range", &["lost"]),
     ("truncate_committed", &["truncated_committed"]),
     ("vote_not_fsynced", &["vote_lost", "voted_twice", "two_leaders"]),
