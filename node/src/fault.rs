@@ -57,7 +57,7 @@ mod switched {
     ];
 
     /// Where this crate can be told to crash.
-    pub(crate) const CRASH_POINTS: &[&str] = &["flush_after_meta", "purge_before"];
+    pub(crate) const CRASH_POINTS: &[&str] = &["flush_after_meta", "merge_before_meta", "purge_before"];
 
     /// Whether `name` is in `names`, at compile time.
     pub(crate) const fn lists(names: &[&str], name: &str) -> bool {

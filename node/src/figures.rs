@@ -36,6 +36,9 @@ impl FigureSource for NodeFigures {
             figures.flushed_index = replica.storage().durable().position.map_or(0, |p| p.index);
             figures.series = stats.series;
             figures.head_bytes = stats.head_bytes;
+            figures.generations = stats.generations;
+            figures.stored_samples = stats.flushed_samples;
+            figures.stored_bytes = stats.flushed_bytes;
             figures.queue_depth = node
                 .shards()
                 .batcher(replica.id())
@@ -90,7 +93,7 @@ impl FigureSource for NodeFigures {
                     f64::from(u8::from(node.gate().disk_low())),
                 ),
             ],
-            counters: vec![
+            counters: [
                 (
                     "quorate_log_batches",
                     "Batches that the log writer wrote",
@@ -108,7 +111,10 @@ impl FigureSource for NodeFigures {
                 ),
                 ("quorate_log_operations", "Operations in them", log.operations),
                 ("quorate_log_bytes", "Bytes of entries in them", log.bytes),
-            ],
+            ]
+            .into_iter()
+            .chain(node.compaction().counters())
+            .collect(),
         }
     }
 }

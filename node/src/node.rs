@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::raft::{Group, RaftLog};
 use crate::read::{Freshness, Queries, QueryLimits, ReadIndexes, Reader, ReaderOptions};
 use crate::server::{Core, Kind, Start, Tasks};
-use crate::shards::{self, FlushPolicy, Shards};
+use crate::shards::{self, CompactionStats, FlushPolicy, Shards};
 use crate::write::{BatchLimits, Forwarder, Leaders, WritePath};
 use crate::{Db, settings};
 
@@ -50,6 +50,7 @@ pub struct Node {
     db: Arc<Db>,
     meta: MetaReplica,
     gate: Arc<Gate>,
+    compaction: Arc<CompactionStats>,
     readiness: Arc<Readiness>,
     clock: Arc<dyn Clock>,
     public: grpc::PublicGate,
@@ -206,6 +207,7 @@ impl Node {
             db,
             meta,
             gate: gate.clone(),
+            compaction: Arc::default(),
             readiness: readiness.clone(),
             clock: clock.clone(),
         });
@@ -242,10 +244,12 @@ impl Node {
         let policy = FlushPolicy {
             interval: config.flush.interval,
             log_bytes: config.flush.log_bytes.0,
+            compaction_rate: config.flush.compaction_rate.0,
         };
+        let compaction = node.compaction.clone();
         spawn(
             "flushes",
-            shards::run_flushes(shards, node.meta.clone(), log, policy, stop.clone()).boxed(),
+            shards::run_flushes(shards, node.meta.clone(), log, policy, compaction, stop.clone()).boxed(),
         );
         let (dir, reserve) = (config.data_dir.clone(), config.disk_reserve_bytes.0);
         spawn(
@@ -293,6 +297,11 @@ impl Node {
     /// Ring and placement.
     pub fn view(&self) -> &Arc<CurrentView> {
         &self.view
+    }
+
+    /// What the merging of flushes did.
+    pub fn compaction(&self) -> &CompactionStats {
+        &self.compaction
     }
 
     /// Local shard replicas.

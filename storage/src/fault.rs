@@ -55,9 +55,11 @@ mod switched {
         "index_misses_two_matchers",
         "last_sample_of_chunk",
         "meta_before_slab",
+        "sample_dropped_at_merge",
         "slab_lost",
         "snapshot_drops_range",
         "snapshot_not_atomic",
+        "tombstone_forgotten_at_merge",
     ];
 
     /// Where this crate can be told to crash.
@@ -68,6 +70,8 @@ mod switched {
         "flush_between_ingests",
         "install_after_switch",
         "install_before_switch",
+        "merge_after_ingest",
+        "merge_before_ingest",
         "snapshot_read",
     ];
 

@@ -33,8 +33,8 @@ pub struct RiderRow {
     pub value: Option<Vec<u8>>,
 }
 
-/// A flush whose rows are ingested. After [`Self::rows`] are durable, hand it to
-/// [`Shard::commit_flush`]; if they certainly never will be, to [`Shard::abort_flush`]. Dropping it
+/// A flush, or a merge of generations, whose rows are ingested. After [`Self::rows`] are durable, hand it
+/// to [`Shard::commit_flush`]; if they certainly never will be, to [`Shard::abort_flush`]. Dropping it
 /// without either poisons the shard, since nobody can know any more what is durable.
 #[derive(Debug)]
 pub struct PendingFlush {
@@ -44,9 +44,43 @@ pub struct PendingFlush {
     pub position: LogPosition,
     meta: ShardMeta,
     metrics: Arc<Vec<u32>>,
-    frozen: Arc<Frozen>,
+    /// Numbers of the generations ingested for it.
+    written: Vec<u64>,
+    /// What a flush took out of the head.
+    frozen: Option<Arc<Frozen>>,
     shard: Weak<Shard>,
     resolved: bool,
+}
+
+impl PendingFlush {
+    /// A meta row that lists a merged generation in place of others. The gate is closed for it.
+    pub(crate) fn of_swap(shard: &Arc<Shard>, meta: ShardMeta, metrics: Arc<Vec<u32>>, written: u64) -> Self {
+        Self::new(shard, meta, metrics, vec![written], None)
+    }
+
+    fn new(
+        shard: &Arc<Shard>,
+        meta: ShardMeta,
+        metrics: Arc<Vec<u32>>,
+        written: Vec<u64>,
+        frozen: Option<Arc<Frozen>>,
+    ) -> Self {
+        let row = RiderRow {
+            cf: CF_SHARD_META,
+            key: shard.key.prefix(),
+            value: Some(meta.encode()),
+        };
+        Self {
+            rows: vec![row],
+            position: meta.position,
+            meta,
+            metrics,
+            written,
+            frozen,
+            shard: Arc::downgrade(shard),
+            resolved: false,
+        }
+    }
 }
 
 impl Drop for PendingFlush {
@@ -127,26 +161,16 @@ impl Shard {
         crash_point!("flush_before_slab");
         self.ingest_sealed(&mut sealed)?;
         crash_point!("flush_after_ingest");
-        let Sealed {
-            meta,
-            frozen,
-            metrics,
-            ..
-        } = sealed;
-        let row = RiderRow {
-            cf: CF_SHARD_META,
-            key: self.key.prefix(),
-            value: Some(meta.encode()),
-        };
-        Ok(Some(PendingFlush {
-            rows: vec![row],
-            position: meta.position,
-            meta,
-            metrics,
-            frozen,
-            shard: Arc::downgrade(self),
-            resolved: false,
-        }))
+        let number = sealed.meta.state_generation;
+        let written = sealed.meta.generations.iter().map(|g| g.number);
+        let written = written.filter(|g| *g >= number).collect();
+        Ok(Some(PendingFlush::new(
+            self,
+            sealed.meta,
+            sealed.metrics,
+            written,
+            Some(sealed.frozen),
+        )))
     }
 
     /// Moves all head samples into `frozen` and copies what the flush writes. Applying goes on in empty
@@ -325,7 +349,11 @@ impl Shard {
                         pending.metrics.clone(),
                         &state.flushed,
                     ));
-                    state.frozen = None;
+                    if pending.frozen.is_some() {
+                        state.frozen = None;
+                    } else if let Some(meta) = &new.meta {
+                        Arc::make_mut(&mut state.tombstones).prune(&meta.generations);
+                    }
                     (std::mem::replace(&mut state.flushed, new.clone()), new)
                 };
                 self.or_poison(self.retire(old, &new))
@@ -341,24 +369,24 @@ impl Shard {
             .check_poison()
             .and_then(|()| self.check_own(&pending))
             .and_then(|()| {
-                {
+                let number = pending.meta.state_generation;
+                let written = pending.written.iter();
+                let mut ranges: Vec<_> = written.map(|number| chunk_range(self.key, *number)).collect();
+                if let Some(begun) = &pending.frozen {
                     let mut state = self.state.write();
                     // Not what the flush began with: deletions may have come meanwhile.
-                    let frozen = state.frozen.take().unwrap_or_else(|| pending.frozen.clone());
+                    let frozen = state.frozen.take().unwrap_or_else(|| begun.clone());
                     state.head_samples += frozen.samples;
                     state.head_bytes += frozen.bytes;
                     for (id, chunks) in &frozen.series {
                         state.table.put_back(*id, chunks);
                     }
+                    // Label rows stay: the next flush writes the same ones again.
+                    ranges.push(state_range(self.key, pending.meta.epoch, number));
                 }
-                // Label rows stay: the next flush writes the same ones again.
-                let number = pending.meta.state_generation;
-                let written = pending.meta.generations.iter().filter(|g| g.number >= number);
-                let chunks = written.map(|g| chunk_range(self.key, g.number));
-                let states = state_range(self.key, pending.meta.epoch, number);
-                let deleted = chunks
-                    .chain([states])
-                    .try_for_each(|range| delete_range(&self.db, self.key.shard, &range));
+                let deleted = ranges
+                    .iter()
+                    .try_for_each(|range| delete_range(&self.db, self.key.shard, range));
                 self.or_poison(deleted)
             });
         self.open_gate();

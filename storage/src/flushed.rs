@@ -98,6 +98,16 @@ pub(crate) fn chunk_range(key: ReplicaKey, generation: u64) -> RowRange {
     }
 }
 
+/// The slabs of a generation.
+pub(crate) fn slab_range(key: ReplicaKey, generation: u64) -> RowRange {
+    let from = key.slabs(generation);
+    RowRange {
+        cf: CF_CHUNKS,
+        to: rows::successor(from.clone()),
+        from,
+    }
+}
+
 pub(crate) fn label_range(key: ReplicaKey, epoch: u64) -> RowRange {
     RowRange {
         cf: rows::CF_SERIES,

@@ -11,6 +11,7 @@ mod checksum;
 mod chunk;
 pub mod codec;
 pub mod columns;
+mod compact;
 mod delete;
 pub mod entry;
 mod error;
@@ -41,6 +42,7 @@ mod varint;
 pub use apply::ApplyOutcome;
 pub use checksum::LogicalChecksum;
 pub use columns::SampleColumns;
+pub use compact::{Merge, MergedGeneration};
 pub use entry::{
     Deletion, EntryError, MAX_DELETION_MATCHERS, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection,
     check_part, encode_deletion_entry, encode_limits_entry, encode_write_entry,

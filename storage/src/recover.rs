@@ -12,7 +12,7 @@ use crate::meta::{Clock, ShardMeta};
 use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::series_rows::{BLOCK_SERIES, decode_labels_row, decode_states};
-use crate::shard::{State, delete_range};
+use crate::shard::{State, delete_range, delete_rows};
 use crate::slab::metric_number;
 
 /// Reads the meta row, deletes unlisted rows, and loads the state at the durable position.
@@ -204,8 +204,11 @@ fn delete_gaps(db: &Db, key: ReplicaKey, cf: &'static str, kept: Vec<RowRange>) 
         rows.seek(&gap.from);
         rows.status()
             .map_err(StorageError::rocks(key.shard, "looking for leftover rows"))?;
-        if rows.valid() {
+        if rows.valid() && cf == CF_CHUNKS {
             delete_range(db, key.shard, gap)?;
+        } else if rows.valid() {
+            // The first state row that is kept has the key where the gap ends.
+            delete_rows(db, key.shard, gap)?;
         }
     }
     Ok(())

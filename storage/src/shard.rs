@@ -14,6 +14,7 @@ use crate::flushed::{Flushed, LookupCache, RowRange, cf};
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::meta::Clock;
+use crate::recover::range_iterator;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::tombstones::Tombstones;
@@ -279,8 +280,27 @@ impl Shard {
     }
 }
 
-/// Deletes rows that no meta row lists; unsynced, because reopening would delete them again.
+/// Deletes rows that no meta row lists; unsynced, because reopening would delete them again. No row has
+/// the key where the range ends.
+///
+/// Rows of a generation fill whole files, which go at once; a deletion row, which costs space and time until
+/// RocksDB compacts it away, is written for what is left only.
 pub(crate) fn delete_range(db: &Db, shard: u32, range: &RowRange) -> Result<(), StorageError> {
+    let cf = cf(db, shard, range.cf)?;
+    let failed = || StorageError::rocks(shard, "deleting rows");
+    db.delete_file_in_range_cf(&cf, &range.from, &range.to)
+        .map_err(failed())?;
+    let mut rows = range_iterator(db, shard, range)?;
+    rows.seek(&range.from);
+    rows.status().map_err(failed())?;
+    if !rows.valid() {
+        return Ok(());
+    }
+    delete_rows(db, shard, range)
+}
+
+/// The same by a deletion row alone: here a row may have the key where the range ends.
+pub(crate) fn delete_rows(db: &Db, shard: u32, range: &RowRange) -> Result<(), StorageError> {
     let cf = cf(db, shard, range.cf)?;
     db.delete_range_cf(&cf, &range.from, &range.to)
         .map_err(StorageError::rocks(shard, "deleting rows"))

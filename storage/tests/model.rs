@@ -6,10 +6,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use quorate_storage::{
-    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, PartBuilder, RejectReason,
+    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge, PartBuilder, RejectReason,
     SampleColumns, SelectLimits, Shard, encode_deletion_entry, encode_limits_entry, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
@@ -158,6 +159,13 @@ enum Op {
     Begin,
     Commit,
     Abort,
+    /// All steps of a flush, or of a merge of a bucket, at once.
+    Flush,
+    Compact,
+    /// Merges all generations of a bucket, without showing the result.
+    Merge,
+    /// Begins to show a merged generation.
+    Swap,
     /// Loses what is in memory; the flag says whether a pending flush's rows had become durable.
     Crash(bool),
     /// Goes on in an empty store that takes a snapshot in.
@@ -242,6 +250,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Begin),
         3 => Just(Op::Commit),
         1 => Just(Op::Abort),
+        4 => Just(Op::Flush),
+        3 => Just(Op::Compact),
+        2 => Just(Op::Merge),
+        2 => Just(Op::Swap),
         2 => any::<bool>().prop_map(Op::Crash),
         1 => Just(Op::Move),
     ]
@@ -270,6 +282,7 @@ struct World {
     disk: Disk,
     node: Node,
     pending: Option<quorate_storage::PendingFlush>,
+    merged: Option<quorate_storage::MergedGeneration>,
     log: Vec<(Logged, ApplyOutcome)>,
     writes: Vec<Write>,
     model: Model,
@@ -288,6 +301,7 @@ impl World {
             disk,
             node,
             pending: None,
+            merged: None,
             log: Vec::new(),
             writes: Vec::new(),
             model,
@@ -340,6 +354,7 @@ impl World {
             }
             drop(pending);
         }
+        self.merged = None;
         // Two nodes never have the database open at once: the old one goes first.
         let empty = Disk::new();
         self.node = empty.open();
@@ -368,6 +383,7 @@ impl World {
             self.node.write_rows(&pending);
             self.node.shard.commit_flush(pending).unwrap();
         }
+        self.merged = None;
         let disk = Disk::new();
         let node = disk.open();
         let mut snapshot = self.node.shard.snapshot().unwrap();
@@ -424,6 +440,37 @@ impl World {
                 if let Some(pending) = self.pending.take() {
                     self.node.write_rows(&pending);
                     self.node.shard.commit_flush(pending).unwrap();
+                }
+            }
+            Op::Flush => {
+                if self.pending.is_none() {
+                    self.node.flush();
+                }
+            }
+            Op::Compact => {
+                let merged = self
+                    .node
+                    .shard
+                    .merge(Merge::All, &mut |_| ControlFlow::Continue(()));
+                if let Some(merged) = merged.unwrap()
+                    && let Some(pending) = self.node.shard.begin_swap(merged).unwrap()
+                {
+                    self.node.write_rows(&pending);
+                    self.node.shard.commit_flush(pending).unwrap();
+                }
+            }
+            Op::Merge => {
+                let merged = self
+                    .node
+                    .shard
+                    .merge(Merge::All, &mut |_| ControlFlow::Continue(()));
+                self.merged = merged.unwrap().or(self.merged.take());
+            }
+            Op::Swap => {
+                if let Some(merged) = self.merged.take() {
+                    let begun = self.node.shard.begin_swap(merged).unwrap();
+                    assert!(begun.is_none() || self.pending.is_none(), "two changes at once");
+                    self.pending = self.pending.take().or(begun);
                 }
             }
             Op::Abort => {

@@ -1,5 +1,6 @@
 //! A node's process: production's log and store put together as the node does it, and what it answers.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use quorate_raft_log::{
     ProposeError, RaftLog, ReplicaId, RiderRow, WriterMode,
 };
 use quorate_storage::{
-    LogPosition as StoragePosition, MatchOp, Matcher, SampleColumns, SelectLimits, Shard, StorageError,
-    encode_write_entry,
+    LogPosition as StoragePosition, MatchOp, Matcher, Merge, SampleColumns, SelectLimits, Shard,
+    StorageError, encode_write_entry,
 };
 
 use crate::disk::{Disk, FaultyDevice, Watcher};
@@ -189,6 +190,9 @@ fn select(
     Ok(())
 }
 
+/// After one flush of so many, by their index, everything that is flushed is merged.
+const FLUSHES_FOR_A_MERGE: u64 = 3;
+
 /// Flushes from time to time and purges the log, until the process ends.
 async fn flushes(world: Weak<World>, node: Place, running: Running, every: Duration) {
     let mut random = match world.upgrade() {
@@ -239,7 +243,35 @@ async fn flush_steps(world: &World, node: Place, running: &Running) -> Result<Op
     running.shard.commit_flush(pending)?;
     world.counts().flushes += 1;
     world.trace(format_args!("node {node} flushed up to {index}"));
+    if index % FLUSHES_FOR_A_MERGE == 0 {
+        merge(world, node, running).await?;
+    }
     Ok(Some(index))
+}
+
+/// Merges everything that is flushed, as `node/src/shards/compact.rs` does with a part of it.
+async fn merge(world: &World, node: Place, running: &Running) -> Result<(), StorageError> {
+    let Some(merged) = running
+        .shard
+        .merge(Merge::All, &mut |_| ControlFlow::Continue(()))?
+    else {
+        return Ok(());
+    };
+    world.with_slot(node, |slot| slot.disk.note_ingested());
+    world.trace(format_args!("node {node} merged {} generations", merged.inputs()));
+    world.at_point(node, Point::Flush);
+    let Some(pending) = running.shard.begin_swap(merged)? else {
+        return Ok(());
+    };
+    let rows = pending.rows.iter().cloned().map(|row| RiderRow {
+        cf: row.cf,
+        key: row.key,
+        value: row.value,
+    });
+    if running.log.write_rider(rows.collect()).await.is_ok() {
+        running.shard.commit_flush(pending)?;
+    }
+    Ok(())
 }
 
 /// A command, and what it carries.

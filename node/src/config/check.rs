@@ -380,6 +380,11 @@ impl Checker<'_> {
         self.at_least("limits.max_label_value_bytes", &limits.max_label_value_bytes, 1);
         self.at_least("limits.max_series_per_shard", &limits.max_series_per_shard, 1);
         self.at_least("flush.interval", &flush.interval, Duration::from_secs(1));
+        self.at_least(
+            "flush.compaction_rate",
+            &flush.compaction_rate,
+            ByteSize(64 << 10),
+        );
         self.ordered(
             ("flush.interval", &flush.interval),
             ("limits.retention", &limits.retention),

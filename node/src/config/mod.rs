@@ -188,6 +188,8 @@ section! {
         pub interval: Duration = Duration::from_secs(900),
         /// Size of a shard's log at which it is flushed earlier.
         pub log_bytes: ByteSize = ByteSize::mib(256),
+        /// Stored bytes that the merging of flushes reads in a second at most.
+        pub compaction_rate: ByteSize = ByteSize::mib(8),
     }
 }
 

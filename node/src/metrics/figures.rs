@@ -65,6 +65,12 @@ pub struct GroupFigures {
     pub series: u64,
     /// Memory of samples that aren't flushed, in bytes.
     pub head_bytes: u64,
+    /// Sets of stored samples that a read of everything goes through.
+    pub generations: u64,
+    /// Samples in storage.
+    pub stored_samples: u64,
+    /// Bytes that they take before compression by blocks.
+    pub stored_bytes: u64,
     /// Proposals waiting for a batch.
     pub queue_depth: u64,
 }
@@ -75,7 +81,7 @@ pub(super) struct FigureCollector(pub(super) Arc<dyn FigureSource>);
 
 type GroupGauge = (&'static str, &'static str, fn(&GroupFigures) -> Option<u64>);
 
-const GROUP_GAUGES: [GroupGauge; 12] = [
+const GROUP_GAUGES: [GroupGauge; 15] = [
     ("quorate_group_term", "Raft term", |group| Some(group.term)),
     (
         "quorate_group_leader_node",
@@ -122,6 +128,19 @@ const GROUP_GAUGES: [GroupGauge; 12] = [
         "quorate_group_head_bytes",
         "Memory of unflushed samples",
         |group| Some(group.head_bytes),
+    ),
+    (
+        "quorate_group_generations",
+        "Sets of stored samples that are not merged",
+        |group| Some(group.generations),
+    ),
+    ("quorate_group_stored_samples", "Samples in storage", |group| {
+        Some(group.stored_samples)
+    }),
+    (
+        "quorate_group_stored_bytes",
+        "Bytes of samples in storage, before compression by blocks",
+        |group| Some(group.stored_bytes),
     ),
     (
         "quorate_group_queue_depth",

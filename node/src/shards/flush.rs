@@ -1,14 +1,15 @@
 //! When shards are flushed: one at a time, staggered, bounded by time and by log bytes; then the log
-//! that the flush made superfluous is purged.
+//! that the flush made superfluous is purged. Between flushes, what merges wrote takes effect.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_storage::StorageError;
+use quorate_storage::{PendingFlush, StorageError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::compact::{CompactionStats, Compactions};
 use super::{ShardReplica, Shards};
 use crate::cluster::MetaReplica;
 use crate::raft::RaftLog;
@@ -20,6 +21,8 @@ pub struct FlushPolicy {
     pub interval: Duration,
     /// Log bytes after which a shard is flushed before its time.
     pub log_bytes: u64,
+    /// Encoded bytes that the merging of what was flushed reads in a second at most.
+    pub compaction_rate: u64,
 }
 
 /// Log entries kept after a flush, so that a replica that is only a little behind catches up from the
@@ -35,14 +38,16 @@ pub async fn run_flushes(
     meta: MetaReplica,
     log: RaftLog,
     policy: FlushPolicy,
+    compaction: Arc<CompactionStats>,
     stop: CancellationToken,
 ) {
+    let mut compactions = Compactions::new(compaction, policy.compaction_rate, stop.clone());
     let started = Instant::now();
     let mut meta_last = started;
     let mut last: HashMap<u32, Instant> = HashMap::new();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return compactions.finish().await,
             () = tokio::time::sleep(CHECK) => {}
         }
         let all = shards.all();
@@ -57,6 +62,7 @@ pub async fn run_flushes(
                 last.insert(replica.id(), Instant::now());
             }
         }
+        compactions.step(&all, &log).await;
         if meta_last.elapsed() >= META_INTERVAL {
             flush_meta(&meta).await;
             // Asking costs a walk over RocksDB's files, and flushes are minutes apart.
@@ -113,6 +119,20 @@ async fn flush_steps(replica: &Arc<ShardReplica>, log: &RaftLog) -> Result<Optio
     let Some(pending) = joined(begun)? else {
         return Ok(None);
     };
+    let index = make_durable(replica, pending, log).await?;
+    if index.is_some() {
+        replica.flushed(flushing);
+    }
+    Ok(index)
+}
+
+/// Lets the row of a flush or a merge ride the log's next batch, then shows the result to readers. The
+/// index up to which the shard is durable; `None` when the process is stopping.
+pub(super) async fn make_durable(
+    replica: &Arc<ShardReplica>,
+    pending: PendingFlush,
+    log: &RaftLog,
+) -> Result<Option<u64>, StorageError> {
     let rows = pending.rows.iter().cloned().map(crate::raft::rider).collect();
     if log.write_rider(rows).await.is_err() {
         // The log writer is gone: the process is stopping. What was written stays invisible.
@@ -123,7 +143,6 @@ async fn flush_steps(replica: &Arc<ShardReplica>, log: &RaftLog) -> Result<Optio
     let shard = replica.storage().clone();
     let committed = tokio::task::spawn_blocking(move || shard.commit_flush(pending)).await;
     joined(committed)?;
-    replica.flushed(flushing);
     Ok(Some(index))
 }
 

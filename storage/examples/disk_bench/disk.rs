@@ -1,12 +1,13 @@
 //! Writes series through a shard, flushes it as a node does, and looks at what is on disk.
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_storage::{
-    CF_CHUNKS, CF_SERIES, LogPosition, MatchOp, Matcher, PartBuilder, SampleColumns, SelectLimits, Shard,
-    Store, StoreOptions, encode_write_entry,
+    CF_CHUNKS, CF_SERIES, LogPosition, MatchOp, Matcher, Merge, PartBuilder, PendingFlush, SampleColumns,
+    SelectLimits, Shard, Store, StoreOptions, encode_write_entry,
 };
 
 use crate::data::Series;
@@ -42,6 +43,18 @@ pub(crate) fn measure(name: &str, series: &[Series], metric: &str) -> Result<(),
         per(flush_ns)
     );
     report("flushed", &db, &shard, samples)?;
+    scan(&shard, metric)?;
+    let started = Instant::now();
+    while let Some(merged) = shard.merge(Merge::All, &mut |_| ControlFlow::Continue(()))? {
+        if let Some(pending) = shard.begin_swap(merged)? {
+            make_durable(&db, &shard, pending)?;
+        }
+    }
+    println!(
+        "  merged in {:.1} ns/sample",
+        per(started.elapsed().as_nanos() as f64)
+    );
+    report("merged", &db, &shard, samples)?;
     scan(&shard, metric)?;
     Ok(())
 }
@@ -125,14 +138,18 @@ fn write(db: &Db, shard: &Arc<Shard>, series: &[Series]) -> Result<(u64, f64), F
 }
 
 fn flush(db: &Db, shard: &Arc<Shard>) -> Result<(), Failure> {
-    if let Some(pending) = shard.begin_flush()? {
-        for row in &pending.rows {
-            let cf = db.cf_handle(row.cf).ok_or("a column family is missing")?;
-            db.put_cf(&cf, &row.key, row.value.as_deref().unwrap_or_default())?;
-        }
-        shard.commit_flush(pending)?;
+    match shard.begin_flush()? {
+        Some(pending) => make_durable(db, shard, pending),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn make_durable(db: &Db, shard: &Shard, pending: PendingFlush) -> Result<(), Failure> {
+    for row in &pending.rows {
+        let cf = db.cf_handle(row.cf).ok_or("a column family is missing")?;
+        db.put_cf(&cf, &row.key, row.value.as_deref().unwrap_or_default())?;
+    }
+    Ok(shard.commit_flush(pending)?)
 }
 
 /// Reads every series of a metric, cold and warm.

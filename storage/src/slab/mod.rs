@@ -6,7 +6,9 @@
 //! of a target are scraped together and share theirs.
 
 mod block;
+mod cache;
 mod reader;
+mod scan;
 mod times;
 mod writer;
 
@@ -16,6 +18,7 @@ use crate::labels::Labels;
 
 pub(crate) use block::Slab;
 pub(crate) use reader::{SeriesKey, SlabReader, Window};
+pub(crate) use scan::SlabScan;
 pub(crate) use times::TimesRow;
 pub(crate) use writer::{GenerationWriter, WrittenGeneration};
 

@@ -47,6 +47,20 @@ impl Disk {
         Node { db, store, shard }
     }
 
+    /// What a crash of the process would leave right now, while the database is open.
+    pub fn after_a_crash(&self) -> Self {
+        let copy = Self::new();
+        for sub in ["db", "scratch"] {
+            let to = copy.dir.path().join(sub);
+            std::fs::create_dir(&to).unwrap();
+            for file in std::fs::read_dir(self.dir.path().join(sub)).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+        copy
+    }
+
     /// Whether a column family holds no row.
     pub fn is_empty(&self, node: &Node, family: &str) -> bool {
         let cf = node.db.cf_handle(family).unwrap();

@@ -21,6 +21,7 @@ const CAUGHT_BY: &[(&str, &[&str])] = &[
     ("no_vote_guard", &["stale_linearizable"]),
     ("purge_beyond_snapshot", &["purged_too_far"]),
     ("read_without_read_index", &["stale_linearizable"]),
+    ("sample_dropped_at_merge", &["lost", "diverged", "wrong_outcome"]),
     ("slab_lost", &["lost", "wrong_outcome", "diverged"]),
     ("snapshot_drops_range", &["lost"]),
     ("truncate_committed", &["truncated_committed"]),
@@ -31,6 +32,7 @@ const CAUGHT_BY: &[(&str, &[&str])] = &[
 const UNSEEN: &[(&str, &str)] = &[
     ("meta_before_slab", "a crash inside a call of storage"),
     ("snapshot_not_atomic", "a crash inside a call of storage"),
+    ("tombstone_forgotten_at_merge", "a deletion"),
     ("wal_checksum_skipped", "bit rot"),
 ];
 

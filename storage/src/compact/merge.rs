@@ -1,0 +1,123 @@
+//! Merging generations: their columns in order of metric and series, samples of a series in order of
+//! time, without what is deleted or before the retention cut.
+
+use std::ops::ControlFlow;
+
+use crate::columns::SampleColumns;
+use crate::error::StorageError;
+use crate::flushed::Flushed;
+use crate::meta::{Generation, ShardMeta};
+use crate::shard::Shard;
+use crate::slab::{GenerationWriter, SeriesKey, SlabScan, WrittenGeneration};
+use crate::tombstones::Mask;
+
+/// Bytes of timestamps that all inputs keep together.
+const TIMES_BYTES_MAX: usize = 64 << 20;
+
+/// What a merge reads and how it is slowed down.
+pub(super) struct Inputs<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) flushed: &'a Flushed,
+    pub(super) meta: &'a ShardMeta,
+    pub(super) generations: &'a [Generation],
+}
+
+/// Writes the samples of all inputs into one generation. `None` when `pace`, which is told how many bytes
+/// were read, breaks off; `Some(None)` when nothing is left of them.
+pub(super) fn merge(
+    inputs: &Inputs<'_>,
+    mut writer: GenerationWriter,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Option<WrittenGeneration>>, StorageError> {
+    let shard = inputs.shard;
+    let budget = TIMES_BYTES_MAX / inputs.generations.len().max(1);
+    let scans = inputs
+        .generations
+        .iter()
+        .map(|g| SlabScan::new(&shard.db, shard.key, g.number, budget));
+    let mut scans = scans.collect::<Result<Vec<_>, _>>()?;
+    let mut merged = Merged::default();
+    while let Some(key) = next_series(inputs, &scans)? {
+        let mask = inputs.meta.tombstones.over(key.series);
+        let bytes = merged.take(inputs, &mut scans, key.series, &mask)?;
+        merged.put_in_order();
+        writer.series(key.metric, key.series, &merged.columns.timestamps, &merged.bits)?;
+        if pace(bytes).is_break() {
+            return Ok(None);
+        }
+    }
+    writer.finish().map(Some)
+}
+
+/// The first series, in the order on disk, that any input comes to.
+fn next_series(inputs: &Inputs<'_>, scans: &[SlabScan<'_>]) -> Result<Option<SeriesKey>, StorageError> {
+    let mut first: Option<SeriesKey> = None;
+    for column in scans.iter().filter_map(SlabScan::peek) {
+        let key = inputs.flushed.series_key(column.series).ok_or_else(|| {
+            let what = format!("a column of series {}", column.series);
+            StorageError::corrupt(inputs.shard.key.shard, what, "no such series is registered")
+        })?;
+        if first.is_none_or(|first| (key.metric, key.series) < (first.metric, first.series)) {
+            first = Some(key);
+        }
+    }
+    Ok(first)
+}
+
+/// The samples of one series.
+#[derive(Default)]
+struct Merged {
+    columns: SampleColumns,
+    bits: Vec<u64>,
+    one: SampleColumns,
+}
+
+impl Merged {
+    /// Takes a series out of all inputs, older generations first; returns how many bytes that were.
+    fn take(
+        &mut self,
+        inputs: &Inputs<'_>,
+        scans: &mut [SlabScan<'_>],
+        series: u64,
+        mask: &Mask,
+    ) -> Result<u64, StorageError> {
+        self.columns.clear();
+        let cut_ms = inputs.meta.clock.cut_ms;
+        let mut bytes = 0;
+        for (scan, generation) in scans.iter_mut().zip(inputs.generations) {
+            self.one.clear();
+            while scan.peek().is_some_and(|column| column.series == series) {
+                bytes += scan.take(&mut self.one)?;
+            }
+            for (t, value) in self.one.iter() {
+                let lost = mutant!("tombstone_forgotten_at_merge");
+                if t >= cut_ms && (lost || !mask.hides(generation.number, t)) {
+                    self.columns.push(t, value);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Puts the samples in order of time. Apply stores one sample for a timestamp; should there be two
+    /// all the same, the one that was flushed first stays.
+    fn put_in_order(&mut self) {
+        let timestamps = &self.columns.timestamps;
+        if timestamps.windows(2).any(|two| two[0] >= two[1]) {
+            let mut rows: Vec<(i64, f64)> = self.columns.iter().collect();
+            rows.sort_by_key(|row| row.0);
+            rows.dedup_by_key(|row| row.0);
+            self.columns.clear();
+            for (t, value) in rows {
+                self.columns.push(t, value);
+            }
+        }
+        if mutant!("sample_dropped_at_merge") && self.columns.len() > 1 {
+            self.columns.timestamps.pop();
+            self.columns.values.pop();
+        }
+        self.bits.clear();
+        self.bits
+            .extend(self.columns.values.iter().map(|value| value.to_bits()));
+    }
+}
