@@ -4,14 +4,17 @@
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 
-use crate::entry::{self, Command, PartOutcome, PartView, RejectReason, UNREGISTERED};
+use crate::blocks::Blocks;
+use crate::chunk::Sample;
+use crate::entry::{self, Command, EntryError, PartOutcome, PartView, RejectReason, UNREGISTERED};
 use crate::error::StorageError;
 use crate::flushed::{Flushed, LookupCache};
+use crate::head::{Head, find_in};
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::meta::Clock;
 use crate::rows::{Db, ReplicaKey};
-use crate::series::{Head, SERIES_MAX, SeriesTable, find_in};
+use crate::series::{SERIES_MAX, SeriesTable};
 use crate::shard::{Frozen, LogPosition, Shard, State};
 use crate::tombstones::Tombstones;
 
@@ -116,15 +119,22 @@ impl Shard {
         let mut outcomes = Vec::with_capacity(parts.len());
         for bytes in parts {
             let part = PartView::decode(bytes, &mut state.columns).map_err(unreadable)?;
-            outcomes.push(self.apply_part(state, &part)?);
+            let mut outcome = PartOutcome::default();
+            let limits = state.clock.limits();
+            register(&mut state.table, &part, &limits, &mut outcome).map_err(unreadable)?;
+            outcomes.push(self.apply_part(state, &part, outcome)?);
         }
         Ok(outcomes)
     }
 
-    fn apply_part(&self, state: &mut State, part: &PartView<'_>) -> Result<PartOutcome, StorageError> {
+    /// Decides the samples of a part whose series are registered.
+    fn apply_part(
+        &self,
+        state: &mut State,
+        part: &PartView<'_>,
+        mut outcome: PartOutcome,
+    ) -> Result<PartOutcome, StorageError> {
         let limits = state.clock.limits();
-        let mut outcome = PartOutcome::default();
-        register(&mut state.table, part, &limits, &mut outcome);
         let tenant = state.table.tenant(part.tenant);
         let mut run = PartRun {
             rules: Rules::new(&state.clock, &limits),
@@ -156,8 +166,8 @@ impl Shard {
             let head = state
                 .table
                 .head_mut(id)
-                .filter(|head| Some(head.tenant) == tenant);
-            let Some(head) = head else {
+                .filter(|(head, _)| Some(head.tenant) == tenant);
+            let Some((head, blocks)) = head else {
                 outcome.unknown_ids.push(id);
                 continue;
             };
@@ -169,14 +179,14 @@ impl Shard {
             let verdict = if run.rules.in_order(*timestamp_ms, head.newest_ms) {
                 // The path of nearly every sample.
                 let first = head.newest_ms == i64::MIN;
-                head.append(*timestamp_ms, bits);
+                head.append(blocks, *timestamp_ms, bits);
                 if !first {
                     outcome.stored += 1;
                     continue;
                 }
                 Verdict::Stored
             } else {
-                run.decide(head, id, *timestamp_ms, bits)?
+                run.decide((head, blocks), id, (*timestamp_ms, bits))?
             };
             match verdict {
                 Verdict::Stored => {
@@ -201,19 +211,25 @@ impl Shard {
     }
 }
 
-/// Gives every series of the part its id: the one it has, or the next.
-fn register(table: &mut SeriesTable, part: &PartView<'_>, limits: &Limits, outcome: &mut PartOutcome) {
+/// Gives every series of the part its id: the one it has, or the next. Checks the labels of those that
+/// have none; the others' equal ones that were checked.
+fn register(
+    table: &mut SeriesTable,
+    part: &PartView<'_>,
+    limits: &Limits,
+    outcome: &mut PartOutcome,
+) -> Result<(), EntryError> {
     if mutant!("ids_from_hash_order") {
         register_in_hash_order(table, part);
     }
     outcome.new_ids.reserve(part.series.len());
     for bytes in &part.series {
-        let id = table.find(part.tenant, bytes).or_else(|| {
-            let room = table.len() < limits.max_series_per_shard;
-            room.then(|| table.register(part.tenant, bytes)).flatten()
-        });
+        let id = table
+            .find_or_register(part.tenant, bytes, limits.max_series_per_shard)
+            .map_err(|_| entry::malformed("part", "a series' labels are not canonical"))?;
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }
+    Ok(())
 }
 
 /// Registers new series in the order in which a hash map of this process gives them.
@@ -315,10 +331,9 @@ impl PartRun<'_> {
     /// Decides a sample that [`Rules::in_order`] does not take.
     fn decide(
         &mut self,
-        head: &mut Head,
+        (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        timestamp_ms: i64,
-        bits: u64,
+        (timestamp_ms, bits): Sample,
     ) -> Result<Verdict, StorageError> {
         if timestamp_ms < self.rules.cut_ms || timestamp_ms == i64::MIN {
             // What is before the cut is gone, so presence cannot be asked there.
@@ -332,20 +347,19 @@ impl PartRun<'_> {
             if self.vacant.is_empty() || !self.vacant.contains(id as u32) {
                 return Ok(same_timestamp(head.newest_bits, bits));
             }
-            return self.decide_vacant(head, id, timestamp_ms, bits);
+            return self.decide_vacant((head, blocks), id, (timestamp_ms, bits));
         }
-        self.decide_late(head, id, timestamp_ms, bits)
+        self.decide_late((head, blocks), id, (timestamp_ms, bits))
     }
 
     /// A sample at the newest time of a series whose sample there may have been deleted.
     fn decide_vacant(
         &mut self,
-        head: &mut Head,
+        (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        timestamp_ms: i64,
-        bits: u64,
+        (timestamp_ms, bits): Sample,
     ) -> Result<Verdict, StorageError> {
-        let verdict = self.decide_late(head, id, timestamp_ms, bits)?;
+        let verdict = self.decide_late((head, blocks), id, (timestamp_ms, bits))?;
         if matches!(verdict, Verdict::Stored) {
             head.newest_bits = bits;
             self.vacant.remove(id as u32);
@@ -356,12 +370,11 @@ impl PartRun<'_> {
     /// A sample older than the series' newest: presence first, so that a resend is always harmless.
     fn decide_late(
         &mut self,
-        head: &mut Head,
+        (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        timestamp_ms: i64,
-        bits: u64,
+        (timestamp_ms, bits): Sample,
     ) -> Result<Verdict, StorageError> {
-        if let Some(stored) = self.lookup(head, id, timestamp_ms)? {
+        if let Some(stored) = self.lookup((head, blocks), id, timestamp_ms)? {
             return Ok(same_timestamp(stored, bits));
         }
         if timestamp_ms < head.newest_ms.saturating_sub_unsigned(self.rules.ooo_window_ms) {
@@ -375,10 +388,15 @@ impl PartRun<'_> {
         Ok(Verdict::Stored)
     }
 
-    fn lookup(&mut self, head: &Head, id: u64, timestamp_ms: i64) -> Result<Option<u64>, StorageError> {
+    fn lookup(
+        &mut self,
+        (head, blocks): (&Head, &Blocks),
+        id: u64,
+        timestamp_ms: i64,
+    ) -> Result<Option<u64>, StorageError> {
         let shard = self.key.shard;
         if let Some(bits) = head
-            .lookup(timestamp_ms)
+            .lookup(blocks, timestamp_ms)
             .map_err(StorageError::chunk(shard, id))?
         {
             return Ok(Some(bits));

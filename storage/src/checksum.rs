@@ -6,9 +6,9 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::chunk;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
+use crate::head::HeadCopy;
 use crate::labels::Labels;
 use crate::select::copy_head;
-use crate::series::HeadCopy;
 use crate::shard::{LogPosition, Shard};
 use crate::slab::{SlabReader, Window};
 

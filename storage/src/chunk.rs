@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use crate::blocks::{BlockRef, Blocks};
 use crate::varint::{Reader, put_i64, put_u64, unzigzag, zigzag};
 
 /// A chunk is sealed when it has this many samples.
@@ -16,8 +17,8 @@ pub(crate) const SAMPLES_MAX: usize = 240;
 const CODEC_XOR: u8 = 1;
 /// A window this much wider than needed is replaced although it would fit.
 const WINDOW_SLACK_BITS: u32 = 14;
-/// Room that a chunk takes at its first sample, so that it seldom grows.
-const FIRST_BYTES: usize = 64;
+/// Bytes of the first timestamp before an open chunk's bits.
+const FIRST_BYTES: usize = 8;
 /// Stands for "no window yet".
 const NO_WINDOW: u8 = 64;
 
@@ -41,37 +42,32 @@ pub(crate) struct Chunk {
     pub(crate) bytes: Arc<[u8]>,
 }
 
-/// The chunk that a series' next sample goes to.
-#[derive(Clone, Debug)]
+/// The chunk that a series' next sample goes to. Its bytes, the first timestamp (8 bytes, big endian)
+/// and then the bits, are a block of the shard's [`Blocks`]. The previous sample is kept by the caller.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenChunk {
-    bytes: Vec<u8>,
-    /// Up to 63 bits that are not in `bytes` yet, at the most significant end.
-    pending: u64,
-    pending_bits: u8,
+    block: BlockRef,
+    /// The last distance between timestamps, milliseconds.
+    delta: u32,
+    /// Bits behind the first timestamp.
+    bits: u16,
+    count: u8,
     window_leading: u8,
     window_trailing: u8,
-    count: u16,
-    first_ms: i64,
-    last_ms: i64,
-    last_delta: i64,
-    last_bits: u64,
 }
 
+/// A sample: Unix milliseconds and value bits.
+pub(crate) type Sample = (i64, u64);
+
 impl OpenChunk {
-    pub(crate) fn empty() -> Self {
-        Self {
-            bytes: Vec::new(),
-            pending: 0,
-            pending_bits: 0,
-            window_leading: NO_WINDOW,
-            window_trailing: 0,
-            count: 0,
-            first_ms: 0,
-            last_ms: 0,
-            last_delta: 0,
-            last_bits: 0,
-        }
-    }
+    pub(crate) const EMPTY: Self = Self {
+        block: BlockRef::NONE,
+        delta: 0,
+        bits: 0,
+        count: 0,
+        window_leading: NO_WINDOW,
+        window_trailing: 0,
+    };
 
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
@@ -81,55 +77,128 @@ impl OpenChunk {
         usize::from(self.count) >= SAMPLES_MAX
     }
 
-    pub(crate) fn first_ms(&self) -> i64 {
-        self.first_ms
+    pub(crate) fn first_ms(&self, blocks: &Blocks) -> i64 {
+        let first = blocks.get(self.block).first_chunk::<FIRST_BYTES>();
+        first.map_or(i64::MAX, |bytes| i64::from_be_bytes(*bytes))
     }
 
-    /// Appends a sample later than all before it.
+    /// Appends a sample later than `last`, which is the one appended before. `false` when the sample
+    /// does not fit: the chunk is full, or the distance is too long for it.
     #[inline]
-    pub(crate) fn append(&mut self, timestamp_ms: i64, bits: u64) {
+    #[must_use]
+    pub(crate) fn append(&mut self, blocks: &mut Blocks, last: Sample, sample: Sample) -> bool {
         if self.count == 0 {
-            self.first_ms = timestamp_ms;
-            self.bytes.reserve(FIRST_BYTES);
-            self.put(bits, 64);
-        } else {
-            let delta = timestamp_ms.wrapping_sub(self.last_ms);
-            self.put_time(delta.wrapping_sub(self.last_delta));
-            self.put_value(bits ^ self.last_bits);
-            self.last_delta = delta;
+            return self.begin(blocks, sample);
         }
-        self.last_ms = timestamp_ms;
-        self.last_bits = bits;
+        let Ok(delta) = u32::try_from(sample.0.wrapping_sub(last.0)) else {
+            return false;
+        };
+        if self.is_full() {
+            return false;
+        }
+        let (time, time_bits) = time_code(i64::from(delta) - i64::from(self.delta));
+        let (value, value_bits) = self.value_code(sample.1 ^ last.1);
+        let end = usize::from(self.bits) + (time_bits + value_bits) as usize;
+        let size = FIRST_BYTES + end.div_ceil(8);
+        if size > self.block.size() {
+            match blocks.grow(self.block, size) {
+                Some(block) => self.block = block,
+                None => return false,
+            }
+        }
+        let bits = &mut blocks.get_mut(self.block)[FIRST_BYTES..];
+        let at = usize::from(self.bits);
+        if time_bits + value_bits <= 64 {
+            put(bits, at, time << value_bits | value, time_bits + value_bits);
+        } else {
+            put_long(bits, at, time, time_bits);
+            put_long(bits, at + time_bits as usize, value, value_bits);
+        }
+        // A chunk of `SAMPLES_MAX` samples has less than 2^16 bits.
+        self.bits = end as u16;
+        self.delta = delta;
         self.count += 1;
+        true
     }
 
-    /// A sealed copy; the chunk stays open.
-    pub(crate) fn seal(&self) -> Chunk {
-        let mut out = Vec::with_capacity(self.bytes.len() + 32);
+    fn begin(&mut self, blocks: &mut Blocks, sample: Sample) -> bool {
+        let Some(block) = blocks.allocate(FIRST_BYTES + 8) else {
+            return false;
+        };
+        let bytes = blocks.get_mut(block);
+        bytes[..FIRST_BYTES].copy_from_slice(&sample.0.to_be_bytes());
+        bytes[FIRST_BYTES..FIRST_BYTES + 8].copy_from_slice(&sample.1.to_be_bytes());
+        *self = Self {
+            block,
+            bits: 64,
+            count: 1,
+            ..Self::EMPTY
+        };
+        true
+    }
+
+    /// The code of a value by its XOR with the one before.
+    #[inline]
+    fn value_code(&mut self, xor: u64) -> (u128, u32) {
+        if xor == 0 {
+            return (0, 1);
+        }
+        let (leading, trailing) = (xor.leading_zeros(), xor.trailing_zeros());
+        let length = 64 - leading - trailing;
+        let window_leading = u32::from(self.window_leading);
+        let window_trailing = u32::from(self.window_trailing);
+        if leading >= window_leading && trailing >= window_trailing {
+            let window = 64 - window_leading - window_trailing;
+            if window - length <= WINDOW_SLACK_BITS {
+                return (0b10 << window | u128::from(xor >> window_trailing), 2 + window);
+            }
+        }
+        self.window_leading = leading as u8;
+        self.window_trailing = trailing as u8;
+        let window = 0b11 << 12 | u128::from(leading) << 6 | u128::from(length - 1);
+        (window << length | u128::from(xor >> trailing), 14 + length)
+    }
+
+    /// The open chunk's bits, from the first value on.
+    fn bits<'b>(&self, blocks: &'b Blocks) -> &'b [u8] {
+        let end = FIRST_BYTES + usize::from(self.bits).div_ceil(8);
+        blocks.get(self.block).get(FIRST_BYTES..end).unwrap_or_default()
+    }
+
+    /// A sealed copy; the chunk stays open. `last_ms` is the timestamp appended last.
+    pub(crate) fn seal(&self, blocks: &Blocks, last_ms: i64) -> Chunk {
+        let bits = self.bits(blocks);
+        let first_ms = self.first_ms(blocks);
+        let mut out = Vec::with_capacity(bits.len() + 32);
         let lost = mutant!("last_sample_of_chunk") && self.is_full();
         out.push(CODEC_XOR);
         put_u64(&mut out, u64::from(self.count) - u64::from(lost));
-        put_i64(&mut out, self.first_ms);
-        out.extend_from_slice(&self.bytes);
-        out.extend_from_slice(&self.pending.to_be_bytes()[..usize::from(self.pending_bits).div_ceil(8)]);
+        put_i64(&mut out, first_ms);
+        out.extend_from_slice(bits);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         Chunk {
-            first_ms: self.first_ms,
-            last_ms: self.last_ms,
+            first_ms,
+            last_ms,
             samples: u32::from(self.count),
             bytes: out.into(),
         }
     }
 
+    /// Forgets the samples and gives the block back.
+    pub(crate) fn clear(&mut self, blocks: &mut Blocks) {
+        blocks.free(self.block);
+        *self = Self::EMPTY;
+    }
+
     /// The value bits at a timestamp.
-    pub(crate) fn find(&self, timestamp_ms: i64) -> Option<u64> {
-        let mut bytes = Vec::with_capacity(self.bytes.len() + 8);
-        bytes.extend_from_slice(&self.bytes);
-        bytes.extend_from_slice(&self.pending.to_be_bytes());
+    pub(crate) fn find(&self, blocks: &Blocks, timestamp_ms: i64) -> Option<u64> {
         let mut found = None;
-        let bits = BitReader { bytes: &bytes, at: 0 };
-        decode_xor(bits, usize::from(self.count), self.first_ms, |t, v| {
+        let bits = BitReader {
+            bytes: self.bits(blocks),
+            at: 0,
+        };
+        decode_xor(bits, usize::from(self.count), self.first_ms(blocks), |t, v| {
             if t == timestamp_ms {
                 found = Some(v);
             }
@@ -137,75 +206,79 @@ impl OpenChunk {
         })?;
         found
     }
+}
 
-    #[inline]
-    fn put_time(&mut self, change: i64) {
-        let coded = zigzag(change);
-        if coded == 0 {
-            self.put(0, 1);
-        } else if coded < 1 << 8 {
-            self.put(0b10 << 8 | coded, 10);
-        } else if coded < 1 << 14 {
-            self.put(0b110 << 14 | coded, 17);
-        } else if coded < 1 << 20 {
-            self.put(0b1110 << 20 | coded, 24);
-        } else {
-            self.put(0b1111, 4);
-            self.put(coded, 64);
-        }
-    }
-
-    #[inline]
-    fn put_value(&mut self, xor: u64) {
-        if xor == 0 {
-            self.put(0, 1);
-            return;
-        }
-        let leading = xor.leading_zeros();
-        let trailing = xor.trailing_zeros();
-        let length = 64 - leading - trailing;
-        let (window_leading, window_trailing) =
-            (u32::from(self.window_leading), u32::from(self.window_trailing));
-        if leading >= window_leading && trailing >= window_trailing {
-            let window = 64 - window_leading - window_trailing;
-            if window - length <= WINDOW_SLACK_BITS {
-                self.put(0b10, 2);
-                self.put(xor >> window_trailing, window);
-                return;
-            }
-        }
-        self.window_leading = leading as u8;
-        self.window_trailing = trailing as u8;
-        self.put(0b11 << 12 | u64::from(leading) << 6 | u64::from(length - 1), 14);
-        self.put(xor >> trailing, length);
-    }
-
-    /// Appends the lowest `count` (1..=64) bits of `value`, whose other bits are zero.
-    #[inline]
-    fn put(&mut self, value: u64, count: u32) {
-        let free = 64 - u32::from(self.pending_bits);
-        if count < free {
-            self.pending |= value << (free - count);
-            self.pending_bits += count as u8;
-            return;
-        }
-        let rest = count - free;
-        self.bytes
-            .extend_from_slice(&(self.pending | value >> rest).to_be_bytes());
-        self.pending = if rest == 0 { 0 } else { value << (64 - rest) };
-        self.pending_bits = rest as u8;
+/// The code of a change of the distance between timestamps.
+#[inline]
+fn time_code(change: i64) -> (u128, u32) {
+    let coded = zigzag(change);
+    let wide = u128::from(coded);
+    if coded == 0 {
+        (0, 1)
+    } else if coded < 1 << 8 {
+        (0b10 << 8 | wide, 10)
+    } else if coded < 1 << 14 {
+        (0b110 << 14 | wide, 17)
+    } else if coded < 1 << 20 {
+        (0b1110 << 20 | wide, 24)
+    } else {
+        (0b1111 << 64 | wide, 68)
     }
 }
 
+/// Writes the lowest `count` (1..=64) bits of `value`, whose other bits are zero, at bit `at` of zeros.
+#[inline]
+fn put(bytes: &mut [u8], at: usize, value: u128, count: u32) {
+    let (byte, shift) = (at / 8, (at % 8) as u32);
+    let word = value << (128 - shift - count);
+    if let Some(target) = bytes[byte..].first_chunk_mut::<16>() {
+        *target = (u128::from_be_bytes(*target) | word).to_be_bytes();
+        return;
+    }
+    let word = word.to_be_bytes();
+    let touched = ((shift + count) as usize).div_ceil(8);
+    for (target, part) in bytes[byte..byte + touched].iter_mut().zip(word) {
+        *target |= part;
+    }
+}
+
+/// [`put`] for up to 128 bits.
+fn put_long(bytes: &mut [u8], at: usize, value: u128, count: u32) {
+    if count <= 64 {
+        put(bytes, at, value, count);
+        return;
+    }
+    put(bytes, at, value >> 64, count - 64);
+    put(
+        bytes,
+        at + (count - 64) as usize,
+        value & u128::from(u64::MAX),
+        64,
+    );
+}
+
 /// Encodes samples in ascending time order into as few chunks as needed.
-pub(crate) fn encode_all(samples: &[(i64, u64)]) -> Vec<Chunk> {
+pub(crate) fn encode_all(samples: &[Sample]) -> Vec<Chunk> {
+    encode_in(samples, &mut Blocks::default())
+}
+
+/// [`encode_all`] with the help of existing blocks.
+pub(crate) fn encode_in(samples: &[Sample], blocks: &mut Blocks) -> Vec<Chunk> {
     let mut chunks = Vec::with_capacity(samples.len().div_ceil(SAMPLES_MAX));
-    for window in samples.chunks(SAMPLES_MAX) {
-        let mut open = OpenChunk::empty();
-        for (timestamp_ms, bits) in window {
-            open.append(*timestamp_ms, *bits);
+    let mut open = OpenChunk::EMPTY;
+    let mut last = (0, 0);
+    for sample in samples {
+        if !open.append(blocks, last, *sample) {
+            chunks.push(open.seal(blocks, last.0));
+            open.clear(blocks);
+            let fits = open.append(blocks, last, *sample);
+            debug_assert!(fits, "an empty chunk takes any sample");
         }
-        chunks.push(open.seal());
+        last = *sample;
+    }
+    if !open.is_empty() {
+        chunks.push(open.seal(blocks, last.0));
+        open.clear(blocks);
     }
     chunks
 }
@@ -395,11 +468,14 @@ mod tests {
                 prop_assert_eq!(chunk.first_ms, part[0].0);
                 prop_assert_eq!(chunk.last_ms, part[part.len() - 1].0);
                 prop_assert_eq!(chunk.samples as usize, part.len());
-                let mut open = OpenChunk::empty();
+                let mut blocks = Blocks::default();
+                let mut open = OpenChunk::EMPTY;
+                let mut last = (0, 0);
                 for (t, v) in &part {
-                    open.append(*t, *v);
-                    prop_assert_eq!(open.find(*t), Some(*v));
-                    prop_assert_eq!(open.find(*t - 1).is_some(), part.iter().any(|s| s.0 == *t - 1));
+                    prop_assert!(open.append(&mut blocks, last, (*t, *v)));
+                    last = (*t, *v);
+                    prop_assert_eq!(open.find(&blocks, *t), Some(*v));
+                    prop_assert_eq!(open.find(&blocks, *t - 1).is_some(), part.iter().any(|s| s.0 == *t - 1));
                 }
                 back.extend(part);
             }
@@ -409,7 +485,9 @@ mod tests {
         #[test]
         fn extreme_timestamps(times in proptest::collection::btree_set(any::<i64>(), 1..20), bits: u64) {
             let samples: Vec<(i64, u64)> = times.into_iter().map(|t| (t, bits ^ t as u64)).collect();
-            prop_assert_eq!(decode_all(&encode_all(&samples)[0].bytes).unwrap(), samples);
+            let back: Vec<(i64, u64)> =
+                encode_all(&samples).iter().flat_map(|chunk| decode_all(&chunk.bytes).unwrap()).collect();
+            prop_assert_eq!(back, samples);
         }
 
         #[test]

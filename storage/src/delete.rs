@@ -89,7 +89,7 @@ fn matching(state: &State, deletion: &Deletion) -> RoaringBitmap {
         return all;
     };
     for matchers in &deletion.matcher_sets {
-        all |= index.resolve(matchers, |id| table.labels(u64::from(id)));
+        all |= index.resolve(matchers, None, |id| table.pairs_of(u64::from(id)));
     }
     all
 }

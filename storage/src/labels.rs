@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::varint::{Reader, put_bytes};
 
 /// The most canonical bytes one label set may have.
@@ -86,6 +88,21 @@ impl Labels {
         Ok(Self(Arc::from(bytes)))
     }
 
+    /// Joins the canonical bytes of labels that are in order.
+    pub(crate) fn from_pieces<'p>(pieces: impl Iterator<Item = &'p [u8]>) -> Self {
+        let mut bytes: SmallVec<[u8; 512]> = SmallVec::new();
+        for piece in pieces {
+            bytes.extend_from_slice(piece);
+        }
+        Self(Arc::from(&bytes[..]))
+    }
+
+    /// The labels with their canonical bytes.
+    #[cfg(test)]
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = LabelPair<'_>> {
+        canonical_pairs(&self.0)
+    }
+
     /// The canonical bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -114,11 +131,35 @@ impl Labels {
     }
 }
 
+/// A label within canonical bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LabelPair<'a> {
+    /// Name and value with their lengths.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) name: &'a [u8],
+}
+
+/// The labels of bytes that [`check_canonical`] accepts.
+pub(crate) fn canonical_pairs(bytes: &[u8]) -> impl Iterator<Item = LabelPair<'_>> {
+    let mut reader = Reader::new(bytes);
+    std::iter::from_fn(move || {
+        let start = reader.position();
+        let name = reader.bytes()?;
+        reader.bytes()?;
+        Some(LabelPair {
+            bytes: bytes.get(start..reader.position())?,
+            name,
+        })
+    })
+}
+
 /// Checks that `bytes` are a canonical label set.
 pub(crate) fn check_canonical(bytes: &[u8]) -> Result<(), LabelError> {
     if bytes.len() > MAX_LABELS_BYTES {
         return Err(LabelError::TooLarge(bytes.len()));
     }
+    // Nearly always true, and checked many bytes at a time.
+    let ascii = bytes.is_ascii();
     let mut reader = Reader::new(bytes);
     let mut previous: Option<&[u8]> = None;
     while !reader.is_empty() {
@@ -131,7 +172,7 @@ pub(crate) fn check_canonical(bytes: &[u8]) -> Result<(), LabelError> {
         if value.is_empty() {
             return Err(LabelError::EmptyValue(at));
         }
-        if std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
+        if !ascii && (std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err()) {
             return Err(LabelError::InvalidUtf8(at));
         }
         match previous.map(|p| p.cmp(name)) {

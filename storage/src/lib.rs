@@ -7,6 +7,8 @@
 #[macro_use]
 mod fault;
 mod apply;
+mod blocks;
+mod cardinality;
 mod checksum;
 mod chunk;
 pub mod codec;
@@ -19,11 +21,14 @@ mod flush;
 mod flushed;
 #[cfg(test)]
 mod golden;
+mod head;
 mod install;
 pub mod labels;
 pub mod limits;
 pub mod matcher;
 mod meta;
+mod pair_lists;
+mod pairs;
 mod postings;
 mod recover;
 pub mod regex;
@@ -40,6 +45,7 @@ mod tombstones;
 mod varint;
 
 pub use apply::ApplyOutcome;
+pub use cardinality::{Cardinality, SeriesMemory};
 pub use checksum::LogicalChecksum;
 pub use columns::SampleColumns;
 pub use compact::{Merge, MergedGeneration};

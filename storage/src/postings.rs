@@ -1,71 +1,107 @@
 //! The inverted index of one tenant: label → value → ids of series.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
-use hashbrown::HashMap;
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
-use crate::labels::{LabelIter, Labels};
+use crate::labels::{LabelPair, Labels};
 use crate::matcher::Matcher;
+use crate::pair_lists::PairIter;
+use crate::pairs::{NameId, PairId, Pairs};
 
 /// Below this many candidates the labels of each are tested instead of scanning a label's values.
 const PROBE_MAX: u64 = 256;
+/// Up to this many ids are a plain list, which takes less than a bitmap.
+const LIST_MAX: usize = 24;
 
-/// Ids that carry one label pair; most pairs of a churning label belong to a single series.
+/// Ids that carry one label pair; most pairs of a churning label belong to few series.
 #[derive(Debug)]
 enum Postings {
+    /// An id, or 0 for none: ids begin at 1.
     One(u32),
+    /// Ascending.
+    List(Box<SmallVec<[u32; 6]>>),
     Many(Box<RoaringBitmap>),
 }
 
 impl Postings {
-    fn insert(&mut self, id: u32) {
+    /// Adds an id higher than all before it.
+    #[inline]
+    fn push(&mut self, id: u32) {
         match self {
-            Self::One(first) => {
-                let both = RoaringBitmap::from_iter([*first, id]);
-                *self = Self::Many(Box::new(both));
-            }
+            // Not `push`, which searches a dense container for its highest bit.
             Self::Many(set) => {
                 set.insert(id);
             }
+            Self::One(0) => *self = Self::One(id),
+            Self::One(first) => *self = Self::List(Box::new(SmallVec::from_slice(&[*first, id]))),
+            Self::List(ids) if ids.len() < LIST_MAX => ids.push(id),
+            Self::List(ids) => {
+                let mut set: RoaringBitmap = ids.iter().copied().collect();
+                set.insert(id);
+                *self = Self::Many(Box::new(set));
+            }
+        }
+    }
+
+    fn list(&self) -> &[u32] {
+        match self {
+            Self::One(0) | Self::Many(_) => &[],
+            Self::One(id) => std::slice::from_ref(id),
+            Self::List(ids) => ids,
         }
     }
 
     fn len(&self) -> u64 {
         match self {
-            Self::One(_) => 1,
             Self::Many(set) => set.len(),
+            few => few.list().len() as u64,
         }
     }
 
     fn add_to(&self, out: &mut RoaringBitmap) {
         match self {
-            Self::One(id) => {
-                out.insert(*id);
-            }
             Self::Many(set) => *out |= &**set,
+            few => out.extend(few.list()),
         }
     }
 
     fn intersect(&self, out: &mut RoaringBitmap) {
         match self {
-            Self::One(id) => {
-                let has = out.contains(*id);
-                out.clear();
-                if has {
-                    out.insert(*id);
-                }
-            }
             Self::Many(set) => *out &= &**set,
+            few => {
+                *out = few
+                    .list()
+                    .iter()
+                    .copied()
+                    .filter(|id| out.contains(*id))
+                    .collect()
+            }
         }
     }
 
     fn intersects(&self, other: &RoaringBitmap) -> bool {
         match self {
-            Self::One(id) => other.contains(*id),
             Self::Many(set) => !set.is_disjoint(other),
+            few => few.list().iter().any(|id| other.contains(*id)),
         }
+    }
+
+    fn len_within(&self, within: &RoaringBitmap) -> u64 {
+        match self {
+            Self::Many(set) => set.intersection_len(within),
+            few => few.list().iter().filter(|id| within.contains(**id)).count() as u64,
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let boxed = match self {
+            Self::One(_) => 0,
+            Self::List(ids) => {
+                size_of::<SmallVec<[u32; 6]>>() + if ids.spilled() { ids.capacity() * 4 } else { 0 }
+            }
+            Self::Many(set) => set.serialized_size() + 64,
+        };
+        (size_of::<Self>() + boxed) as u64
     }
 }
 
@@ -76,28 +112,52 @@ fn without_highest(mut ids: RoaringBitmap) -> RoaringBitmap {
     ids
 }
 
-type Values = BTreeMap<Box<str>, Postings>;
-
 /// Index of the series of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct TenantIndex {
     all: RoaringBitmap,
-    names: HashMap<Box<str>, Values>,
+    pairs: Pairs,
+    /// By pair.
+    postings: Vec<Postings>,
+    /// The pairs of the series that was registered last: the next one shares most of them.
+    last: Vec<PairId>,
 }
 
 impl TenantIndex {
-    pub(crate) fn insert(&mut self, id: u32, labels: LabelIter<'_>) {
-        self.all.insert(id);
-        for (name, value) in labels {
-            let values = match self.names.get_mut(name) {
-                Some(values) => values,
-                None => self.names.entry(name.into()).or_default(),
+    /// The numbers of a series' pairs, given in canonical order; new pairs get new numbers. `None`
+    /// when the tenant has too many bytes of labels.
+    pub(crate) fn intern<'l>(&mut self, labels: impl Iterator<Item = LabelPair<'l>>) -> Option<&[PairId]> {
+        let mut numbers = std::mem::take(&mut self.last);
+        let mut complete = true;
+        let mut count = 0;
+        for label in labels {
+            let guess = numbers.get(count).copied();
+            let number = match guess.filter(|pair| self.pairs.bytes(*pair) == label.bytes) {
+                Some(pair) => Some(pair),
+                None => self.pairs.intern(label.bytes, label.name),
             };
-            match values.get_mut(value) {
-                Some(postings) => postings.insert(id),
-                None => {
-                    values.insert(value.into(), Postings::One(id));
-                }
+            let Some(number) = number else {
+                complete = false;
+                break;
+            };
+            match numbers.get_mut(count) {
+                Some(place) => *place = number,
+                None => numbers.push(number),
+            }
+            count += 1;
+        }
+        numbers.truncate(count);
+        self.last = numbers;
+        complete.then_some(&self.last)
+    }
+
+    /// Adds a series, whose id is higher than all before it, with the pairs interned last.
+    pub(crate) fn insert_last(&mut self, id: u32) {
+        self.all.insert(id);
+        self.postings.resize_with(self.pairs.len(), || Postings::One(0));
+        for pair in &self.last {
+            if let Some(postings) = self.postings.get_mut(*pair as usize) {
+                postings.push(id);
             }
         }
     }
@@ -106,12 +166,25 @@ impl TenantIndex {
         &self.all
     }
 
+    fn postings(&self, pair: PairId) -> &Postings {
+        const NOBODY: &Postings = &Postings::One(0);
+        self.postings.get(pair as usize).unwrap_or(NOBODY)
+    }
+
     /// All label names, unsorted, that occur on `within`; on any series when it is `None`.
     pub(crate) fn names<'a>(&'a self, within: Option<&'a RoaringBitmap>) -> impl Iterator<Item = &'a str> {
-        self.names
-            .iter()
-            .filter(move |(_, values)| within.is_none_or(|set| values.values().any(|p| p.intersects(set))))
-            .map(|(name, _)| &**name)
+        let occurs = move |name: NameId| {
+            let on = |set| {
+                self.pairs
+                    .values(name)
+                    .any(|pair| self.postings(pair).intersects(set))
+            };
+            within.is_none_or(on)
+        };
+        self.pairs
+            .names()
+            .filter(move |(id, _)| occurs(*id))
+            .map(|(_, name)| name)
     }
 
     /// The values of a label, sorted, that occur on `within`; on any series when it is `None`.
@@ -120,37 +193,67 @@ impl TenantIndex {
         name: &str,
         within: Option<&'a RoaringBitmap>,
     ) -> impl Iterator<Item = &'a str> {
-        let values = self.names.get(name);
-        values
+        self.pairs
+            .find_name(name)
             .into_iter()
-            .flatten()
-            .filter(move |(_, p)| within.is_none_or(|set| p.intersects(set)))
-            .map(|(value, _)| &**value)
+            .flat_map(|name| self.pairs.values(name))
+            .filter(move |pair| within.is_none_or(|set| self.postings(*pair).intersects(set)))
+            .map(|pair| self.pairs.value(pair))
     }
 
-    /// The series that pass all matchers. `labels_of` gives the labels of an id of this index.
-    pub(crate) fn resolve(
+    /// Calls `visit` with each value of a label and the number of series of `within` that have it,
+    /// where there are any.
+    pub(crate) fn count_values(&self, name: &str, within: &RoaringBitmap, mut visit: impl FnMut(&str, u64)) {
+        for pair in self
+            .pairs
+            .find_name(name)
+            .into_iter()
+            .flat_map(|name| self.pairs.values(name))
+        {
+            match self.postings(pair).len_within(within) {
+                0 => {}
+                count => visit(self.pairs.value(pair), count),
+            }
+        }
+    }
+
+    /// About how many bytes of memory pairs and postings take.
+    pub(crate) fn memory_bytes(&self) -> (u64, u64) {
+        let postings: u64 = self.postings.iter().map(Postings::memory_bytes).sum();
+        (
+            self.pairs.memory_bytes(),
+            postings + self.all.serialized_size() as u64,
+        )
+    }
+
+    /// The series that pass all matchers, of those in `within` if it is given. `pairs_of` gives the
+    /// pairs of an id of this index.
+    pub(crate) fn resolve<'p>(
         &self,
         matchers: &[Matcher],
-        labels_of: impl Fn(u32) -> Option<Labels>,
+        within: Option<&RoaringBitmap>,
+        pairs_of: impl Fn(u32) -> PairIter<'p>,
     ) -> RoaringBitmap {
         let mut plan: Vec<(u64, &Matcher)> = matchers.iter().map(|m| (self.cost(m), m)).collect();
         plan.sort_by_key(|(cost, _)| *cost);
+        let everything = || match within {
+            Some(within) => within & &self.all,
+            None => self.all.clone(),
+        };
         let mut candidates: Option<RoaringBitmap> = None;
         for (_, matcher) in plan {
             let set = match candidates.take() {
                 None if matcher.matches_empty() => {
-                    let mut all = self.all.clone();
+                    let mut all = everything();
                     self.remove_failing(matcher, &mut all);
                     all
                 }
-                None => self.positive(matcher),
-                Some(set) if set.len() <= PROBE_MAX => set
-                    .into_iter()
-                    .filter(|id| {
-                        labels_of(*id).is_some_and(|l| matcher.matches(l.get(matcher.name()).unwrap_or("")))
-                    })
-                    .collect(),
+                None => {
+                    let mut set = self.positive(matcher);
+                    within.into_iter().for_each(|within| set &= within);
+                    set
+                }
+                Some(set) if set.len() <= PROBE_MAX => self.probe(matcher, &set, &pairs_of),
                 Some(mut set) if matcher.matches_empty() => {
                     self.remove_failing(matcher, &mut set);
                     set
@@ -168,26 +271,46 @@ impl TenantIndex {
                 candidates = candidates.map(without_highest);
             }
         }
-        candidates.unwrap_or_else(|| self.all.clone())
+        candidates.unwrap_or_else(everything)
+    }
+
+    /// Tests the label of each candidate.
+    fn probe<'p>(
+        &self,
+        matcher: &Matcher,
+        set: &RoaringBitmap,
+        pairs_of: impl Fn(u32) -> PairIter<'p>,
+    ) -> RoaringBitmap {
+        let name = self.pairs.find_name(matcher.name());
+        let value = |id: u32| {
+            let pair = pairs_of(id).find(|pair| Some(self.pairs.name_of(*pair)) == name);
+            pair.map_or("", |pair| self.pairs.value(pair))
+        };
+        set.iter().filter(|id| matcher.matches(value(*id))).collect()
     }
 
     /// Rough order of evaluation: the fewest ids first, then lists, then scans, then exclusions.
     fn cost(&self, matcher: &Matcher) -> u64 {
         const SCAN: u64 = 1 << 40;
         const EXCLUDE: u64 = 1 << 41;
-        let values = self.names.get(matcher.name());
+        let name = self.pairs.find_name(matcher.name());
+        let values = name.map_or(0, |name| self.pairs.values_len(name)) as u64;
         if matcher.matches_empty() {
-            return EXCLUDE + values.map_or(0, BTreeMap::len) as u64;
+            return EXCLUDE + values;
         }
-        let Some(values) = values else { return 0 };
         match matcher.positive_values().filter(|_| !matcher.is_negative()) {
             Some(list) => list
                 .iter()
-                .filter_map(|v| values.get(*v))
+                .filter_map(|value| self.find(matcher.name(), value))
                 .map(Postings::len)
                 .sum(),
-            None => SCAN + values.len() as u64,
+            None if values == 0 => 0,
+            None => SCAN + values,
         }
+    }
+
+    fn find(&self, name: &str, value: &str) -> Option<&Postings> {
+        self.pairs.find(name, value).map(|pair| self.postings(pair))
     }
 
     /// Ids whose label passes a matcher that does not match the empty text.
@@ -199,11 +322,7 @@ impl TenantIndex {
 
     fn keep_passing(&self, matcher: &Matcher, set: &mut RoaringBitmap) {
         if let (Some([value]), false) = (matcher.positive_values().as_deref(), matcher.is_negative()) {
-            match self
-                .names
-                .get(matcher.name())
-                .and_then(|values| values.get(*value))
-            {
+            match self.find(matcher.name(), value) {
                 Some(postings) => postings.intersect(set),
                 None => set.clear(),
             }
@@ -214,45 +333,64 @@ impl TenantIndex {
 
     /// Removes the ids that carry the label with a value that fails.
     fn remove_failing(&self, matcher: &Matcher, set: &mut RoaringBitmap) {
-        let Some(values) = self.names.get(matcher.name()) else {
+        let Some(name) = self.pairs.find_name(matcher.name()) else {
             return;
         };
         let mut failing = RoaringBitmap::new();
         match matcher.positive_values().filter(|_| matcher.is_negative()) {
             Some(list) => list
                 .iter()
-                .filter_map(|v| values.get(*v))
-                .for_each(|p| p.add_to(&mut failing)),
-            None => values
-                .iter()
-                .filter(|(value, _)| !matcher.matches(value))
-                .for_each(|(_, postings)| postings.add_to(&mut failing)),
+                .filter_map(|value| self.find(matcher.name(), value))
+                .for_each(|postings| postings.add_to(&mut failing)),
+            None => self
+                .pairs
+                .values(name)
+                .filter(|pair| !matcher.matches(self.pairs.value(*pair)))
+                .for_each(|pair| self.postings(pair).add_to(&mut failing)),
         }
         *set -= failing;
     }
 
     /// Calls `visit` for each value of the label that passes.
     fn visit(&self, matcher: &Matcher, mut visit: impl FnMut(&Postings)) {
-        let Some(values) = self.names.get(matcher.name()) else {
+        let Some(name) = self.pairs.find_name(matcher.name()) else {
             return;
         };
         if matcher.is_negative() {
-            values
-                .iter()
-                .filter(|(v, _)| matcher.matches(v))
-                .for_each(|(_, p)| visit(p));
+            self.pairs
+                .values(name)
+                .filter(|pair| matcher.matches(self.pairs.value(*pair)))
+                .for_each(|pair| visit(self.postings(pair)));
             return;
         }
         if let Some(list) = matcher.positive_values() {
-            list.iter().filter_map(|v| values.get(*v)).for_each(visit);
+            list.iter()
+                .filter_map(|value| self.find(matcher.name(), value))
+                .for_each(visit);
             return;
         }
-        let prefix = matcher.positive_prefix();
-        values
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(value, _)| value.starts_with(prefix))
-            .filter(|(value, _)| matcher.positive_matches(value))
-            .for_each(|(_, postings)| visit(postings));
+        self.pairs
+            .with_prefix(name, matcher.positive_prefix())
+            .filter(|pair| matcher.positive_matches(self.pairs.value(*pair)))
+            .for_each(|pair| visit(self.postings(pair)));
+    }
+
+    /// The labels of a series by its pairs.
+    pub(crate) fn labels(&self, pairs: PairIter<'_>) -> Labels {
+        Labels::from_pieces(pairs.map(|pair| self.pairs.bytes(pair)))
+    }
+
+    /// Whether pairs are these canonical bytes.
+    #[inline]
+    pub(crate) fn same(&self, pairs: PairIter<'_>, labels: &[u8]) -> bool {
+        let mut rest = labels;
+        for pair in pairs {
+            match rest.strip_prefix(self.pairs.bytes(pair)) {
+                Some(after) => rest = after,
+                None => return false,
+            }
+        }
+        rest.is_empty()
     }
 }
 
@@ -260,6 +398,7 @@ impl TenantIndex {
 mod tests {
     use super::*;
     use crate::matcher::MatchOp;
+    use crate::pair_lists::PairLists;
     use proptest::prelude::*;
 
     fn matcher_strategy() -> impl Strategy<Value = Matcher> {
@@ -295,6 +434,7 @@ mod tests {
             matchers in proptest::collection::vec(matcher_strategy(), 0..4),
         ) {
             let mut index = TenantIndex::default();
+            let mut lists = PairLists::default();
             let mut all: Vec<Labels> = Vec::new();
             for copy in 0..copies {
                 for pairs in &series {
@@ -302,31 +442,43 @@ mod tests {
                         pairs.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
                     pairs.push(("copy".into(), format!("c{copy}")));
                     let labels = Labels::from_pairs(pairs).unwrap();
-                    index.insert(all.len() as u32, labels.iter());
+                    lists.push(index.intern(labels.pairs()).unwrap()).then_some(()).unwrap();
+                    index.insert_last(all.len() as u32 + 1);
+                    prop_assert_eq!(&index.labels(lists.get(all.len())), &labels);
+                    prop_assert!(index.same(lists.get(all.len()), labels.as_bytes()));
+                    prop_assert!(!index.same(lists.get(all.len()), &labels.as_bytes()[1..]));
                     all.push(labels);
                 }
             }
-            let found: Vec<u32> = index.resolve(&matchers, |id| all.get(id as usize).cloned()).iter().collect();
-            let expected: Vec<u32> = (0..all.len() as u32)
-                .filter(|id| {
-                    matchers.iter().all(|m| m.matches(all[*id as usize].get(m.name()).unwrap_or("")))
-                })
+            let labels_of = |id: u32| &all[id as usize - 1];
+            let pairs_of = |id: u32| lists.get(id as usize - 1);
+            let found: Vec<u32> = index.resolve(&matchers, None, pairs_of).iter().collect();
+            let expected: Vec<u32> = (1..=all.len() as u32)
+                .filter(|id| matchers.iter().all(|m| m.matches(labels_of(*id).get(m.name()).unwrap_or(""))))
                 .collect();
             prop_assert_eq!(&found, &expected);
+            let odd: RoaringBitmap = (1..2000).step_by(2).collect();
+            let found: Vec<u32> = index.resolve(&matchers, Some(&odd), pairs_of).iter().collect();
+            prop_assert_eq!(found, expected.iter().copied().filter(|id| id % 2 == 1).collect::<Vec<_>>());
             let within = RoaringBitmap::from_iter(expected.iter().copied());
             let mut names: Vec<&str> = index.names(Some(&within)).collect();
             names.sort_unstable();
             let mut expected_names: Vec<&str> =
-                expected.iter().flat_map(|id| all[*id as usize].iter().map(|(n, _)| n)).collect();
+                expected.iter().flat_map(|id| labels_of(*id).iter().map(|(n, _)| n)).collect();
             expected_names.sort_unstable();
             expected_names.dedup();
             prop_assert_eq!(names, expected_names);
             let values: Vec<&str> = index.values("x", Some(&within)).collect();
             let mut expected_values: Vec<&str> =
-                expected.iter().filter_map(|id| all[*id as usize].get("x")).collect();
+                expected.iter().filter_map(|id| labels_of(*id).get("x")).collect();
             expected_values.sort_unstable();
             expected_values.dedup();
             prop_assert_eq!(values, expected_values);
+            let mut counted = 0;
+            for name in ["copy", "x", "y", "z"] {
+                index.count_values(name, &within, |_, count| counted += count);
+            }
+            prop_assert_eq!(counted, expected.iter().map(|id| labels_of(*id).len() as u64).sum::<u64>());
         }
     }
 }

@@ -10,10 +10,11 @@ use crate::chunk;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::flushed::Flushed;
+use crate::head::HeadCopy;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::rows::{Db, ReplicaKey};
-use crate::series::{HeadCopy, SeriesTable};
+use crate::series::SeriesTable;
 use crate::shard::{Shard, State};
 use crate::slab::{SlabReader, Window};
 use crate::tombstones::Tombstones;
@@ -278,8 +279,7 @@ impl Shard {
         let Some(index) = table.tenant(tenant).and_then(|number| table.index(number)) else {
             return RoaringBitmap::new();
         };
-        let labels_of = |id: u32| table.labels(u64::from(id));
-        let ids = index.resolve(matchers, labels_of);
+        let ids = index.resolve(matchers, None, |id| table.pairs_of(u64::from(id)));
         let in_window = |id: &u32| {
             let id = u64::from(*id);
             let newest_ms = table.head(id).map_or(i64::MIN, |head| head.newest_ms);

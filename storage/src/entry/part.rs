@@ -202,6 +202,9 @@ pub struct PartInfo {
 pub fn check_part(bytes: &[u8]) -> Result<PartInfo, EntryError> {
     let mut columns = Columns::default();
     let part = PartView::decode(bytes, &mut columns)?;
+    if part.series.iter().any(|labels| check_canonical(labels).is_err()) {
+        return Err(malformed("part", "a series' labels are not canonical"));
+    }
     Ok(PartInfo {
         tenant: part.tenant.to_owned(),
         ring_epoch: part.ring_epoch,
@@ -242,12 +245,12 @@ impl SeriesRef {
 pub(crate) struct PartView<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) ring_epoch: u64,
-    /// Canonical labels by ordinal.
+    /// Labels by ordinal; not empty, but whether they are canonical is left to be checked.
     pub(crate) series: Vec<&'a [u8]>,
 }
 
 impl<'a> PartView<'a> {
-    /// Decodes and validates everything; on an error `columns` holds nothing of use.
+    /// Decodes and validates everything but labels; on an error `columns` holds nothing of use.
     pub(crate) fn decode(bytes: &'a [u8], columns: &mut Columns) -> Result<Self, EntryError> {
         if bytes.len() > MAX_ENTRY_BYTES {
             return Err(EntryError::TooLarge(bytes.len()));
@@ -282,8 +285,8 @@ fn decode_header<'a>(reader: &mut Reader<'a>) -> Result<PartView<'a>, EntryError
     let mut series = Vec::with_capacity(count);
     for _ in 0..count {
         let labels = reader.bytes().ok_or_else(cut)?;
-        if labels.is_empty() || check_canonical(labels).is_err() {
-            return Err(malformed("part", "a series' labels are empty or not canonical"));
+        if labels.is_empty() {
+            return Err(malformed("part", "a series has no labels"));
         }
         series.push(labels);
     }
