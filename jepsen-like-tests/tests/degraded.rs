@@ -195,6 +195,17 @@ async fn a_node_below_its_disk_reserve_reads_on_and_recovers() -> Result<()> {
         let found = count(&read(node, "local")?)?;
         ensure!(found >= SERIES, "node {}: {found}", node.id);
     }
+    // Also with leaders that were elected without space: what begins their term has to pass.
+    let leader = nodes.get(1).context("no second node")?;
+    bed.kill(leader.id)?;
+    bed.start_node(leader.id)?;
+    for node in &nodes {
+        wait::until("a linearizable read of all nodes without space", HEAL, || {
+            let found = count(&read(node, "linearizable")?)?;
+            ensure!(found >= 2 * SERIES, "node {}: {found}", node.id);
+            Ok(())
+        })?;
+    }
 
     nodes.iter().try_for_each(|node| bed.free_disk(node.id))?;
     wait::until("writes with space again", HEAL, || {

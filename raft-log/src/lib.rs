@@ -40,7 +40,7 @@ pub use log::{
 };
 pub use machine::{Durable, Payload, SnapshotOut, SnapshotReader, SnapshotWriter, StateMachine};
 pub use membership::{MembershipError, describe as describe_membership};
-pub use net::{Network, NetworkError, Target};
+pub use net::{Network, NetworkError, Room, Target};
 pub use openraft::AsyncRuntime;
 pub use position::{GroupId, LogKey, LogPosition, ReplicaId};
 pub use raft_log::{Hooks, RaftLog};

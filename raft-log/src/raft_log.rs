@@ -14,7 +14,7 @@ use crate::config::{GroupConfig, LogOptions};
 use crate::group::{Group, OnGroupFatal, OpenError, Parts};
 use crate::log::{DeviceOp, LogDevice, LogWriter, OnFatal, RiderRow, WriterStats};
 use crate::machine::StateMachine;
-use crate::net::{Control, Network, NetworkError};
+use crate::net::{Control, Network, NetworkError, Room};
 use crate::position::{GroupId, LogKey, ReplicaId};
 use crate::type_config::TokioRuntime;
 
@@ -192,14 +192,16 @@ impl<R: AsyncRuntime> RaftLog<R> {
         self.writer.durable(DeviceOp::Rider(rows)).await
     }
 
-    /// Answers the bulk stream of a peer. See [`Network::append_stream`].
+    /// Answers the bulk stream of a peer. See [`Network::append_stream`]. The stream ends at a message for
+    /// whose commands there is no `room`.
     pub fn handle_append(
         &self,
         group: GroupId,
         replica: ReplicaId,
         requests: BoxStream<'static, Bytes>,
+        room: Room,
     ) -> Result<BoxStream<'static, Result<Bytes, NetworkError>>, NetworkError> {
-        Ok(self.group(group, replica)?.inner.server.append(requests))
+        Ok(self.group(group, replica)?.inner.server.append(requests, room))
     }
 
     /// Answers a control message of a peer. See [`Network::control`].

@@ -335,7 +335,12 @@ impl Network for Link {
                 let requests = inlet.into_stream();
                 let requests = requests.take_while(|r| std::future::ready(r.is_ok()));
                 let requests = requests.filter_map(|r| std::future::ready(r.ok()));
-                let answers = log.handle_append(target.group, target.replica, Box::pin(requests));
+                let answers = log.handle_append(
+                    target.group,
+                    target.replica,
+                    Box::pin(requests),
+                    Arc::new(|_| true),
+                );
                 drop(log);
                 let Ok(mut answers) = answers else { return };
                 while let Some(Ok(answer)) = answers.next().await {
@@ -523,7 +528,8 @@ fn late_duplicate(hub: &Arc<Hub>, target: Target, request: Bytes) {
         let log = peer.log.clone();
         drop(peer.life.spawn(async move {
             let once = stream::iter([request]).boxed();
-            if let Ok(mut answers) = log.handle_append(target.group, target.replica, once) {
+            if let Ok(mut answers) = log.handle_append(target.group, target.replica, once, Arc::new(|_| true))
+            {
                 while answers.next().await.is_some() {}
             }
         }));

@@ -214,7 +214,7 @@ pub const CHAOS: Mix = Mix {
             PartitionOneWay,
             PartitionClients,
             Pause,
-            ClockDrift,
+            ClockForward,
             SlowDisk,
             FsyncEio,
             TornLogTail,

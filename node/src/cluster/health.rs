@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,17 @@ use crate::api::ApiError;
 use crate::clock::Clock;
 
 const CHECK: Duration = Duration::from_secs(1);
+/// Bytes of commands that a node may take after its disk fell below the reserve, and before it has space again: what
+/// was on its way then. Left lying, it would block the entry with which a new leader's term begins, and with it reads.
+const DRAIN_BYTES: u64 = 4 << 20;
 
 /// Why this node takes no writes at the moment, if so.
 pub struct Gate {
     clock: Arc<dyn Clock>,
     anchor: ClockAnchor,
     disk_low: AtomicBool,
+    /// Bytes of commands taken since `disk_low` is set.
+    drained: AtomicU64,
     skew_ms: AtomicI64,
     stopping: AtomicBool,
     log_stalled: OnceLock<watch::Receiver<bool>>,
@@ -36,6 +41,7 @@ impl Gate {
             clock,
             anchor: ClockAnchor::default(),
             disk_low: AtomicBool::new(false),
+            drained: AtomicU64::new(0),
             skew_ms: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             log_stalled: OnceLock::new(),
@@ -99,6 +105,22 @@ impl Gate {
         self.disk_low.load(Ordering::Relaxed)
     }
 
+    /// Whether commands of so many bytes, proposed elsewhere, may be written here. Below the reserve that ends soon.
+    pub fn room_for(&self, bytes: usize) -> bool {
+        let more =
+            |drained: u64| Some(drained.saturating_add(bytes as u64)).filter(|sum| *sum <= DRAIN_BYTES);
+        !self.disk_low()
+            || self
+                .drained
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+                .is_ok()
+    }
+
+    fn set_disk_low(&self, low: bool) -> bool {
+        self.drained.store(0, Ordering::Relaxed);
+        self.disk_low.swap(low, Ordering::Relaxed) != low
+    }
+
     /// How far this clock is ahead of the median of all nodes' clocks.
     pub fn skew_ms(&self) -> i64 {
         self.skew_ms.load(Ordering::Relaxed)
@@ -117,7 +139,7 @@ pub async fn watch_disk(gate: Arc<Gate>, dir: PathBuf, reserve_bytes: u64, stop:
             Ok(stat) => {
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize);
                 let low = free < reserve_bytes;
-                if gate.disk_low.swap(low, Ordering::Relaxed) != low {
+                if low != gate.disk_low() && gate.set_disk_low(low) {
                     tracing::warn!(free, reserve_bytes, low, "free disk space crossed the reserve");
                 }
             }
@@ -230,7 +252,13 @@ mod tests {
         clock.0.fetch_add(365 * 86_400_000, Ordering::Relaxed);
         assert_eq!(gate.stamp().unwrap_err().code, ErrorCode::ClockSkew);
         let (stalled, receiver) = watch::channel(false);
-        gate.disk_low.store(true, Ordering::Relaxed);
+        assert!(gate.room_for(usize::MAX));
+        gate.set_disk_low(true);
+        assert!(gate.room_for(0) && gate.room_for(3 << 20));
+        assert!(
+            !gate.room_for(2 << 20) && gate.room_for(0),
+            "no more than was on its way"
+        );
         gate.follow_log(receiver);
         assert_eq!(gate.check().unwrap_err().code, ErrorCode::DiskReserve);
         stalled.send_replace(true);

@@ -1,7 +1,7 @@
 //! The Raft service: hands opaque messages of peers to `raft-log`.
 //!
-//! Below the disk reserve, entries and snapshots are refused here, before they reach the disk. Heartbeats
-//! and votes go on: the node still takes part, and its replicas still answer what they have.
+//! Below the disk reserve, commands and snapshots are refused here, before they reach the disk. Heartbeats,
+//! votes and entries without data go on: the node still takes part, and its replicas still answer what they have.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,7 +56,6 @@ impl Raft for RaftService {
 
     async fn append(&self, request: Request<Streaming<RaftFrame>>) -> Result<Response<Frames>, Status> {
         let log = self.log(request.metadata())?;
-        self.space()?;
         let number = |key| -> Option<u64> { request.metadata().get(key)?.to_str().ok()?.parse().ok() };
         let group = number(GROUP_HEADER).and_then(|g| u32::try_from(g).ok());
         let (Some(group), Some(replica)) = (group, number(REPLICA_HEADER)) else {
@@ -66,10 +65,10 @@ impl Raft for RaftService {
             ));
         };
         let gate = self.gate.clone();
-        let requests = until_error(request.into_inner(), |frame| frame.payload)
-            .take_while(move |_| std::future::ready(!gate.disk_low()));
+        let requests = until_error(request.into_inner(), |frame| frame.payload);
+        let room = Arc::new(move |bytes| gate.room_for(bytes));
         let replies = log
-            .handle_append(group, replica, requests.boxed())
+            .handle_append(group, replica, requests.boxed(), room)
             .map_err(refused)?;
         let frames = replies.map(|reply| reply.map(|payload| RaftFrame { payload }).map_err(refused));
         Ok(Response::new(Box::pin(frames)))

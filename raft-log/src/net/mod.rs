@@ -19,6 +19,7 @@ use crate::position::{GroupId, ReplicaId};
 pub(crate) use client::{PeerFactory, Peers};
 pub(crate) use frame::Control;
 pub(crate) use hold::PurgeHolds;
+pub use server::Room;
 pub(crate) use server::Server;
 
 /// A replica somewhere in the cluster.

@@ -19,9 +19,12 @@ use crate::group::Contact;
 use crate::machine::{Machine, SnapshotBody, StateMachine};
 use crate::membership;
 use crate::offload;
-use crate::type_config::{TypeConfig, log_id, position};
+use crate::type_config::{EntryPayload, TypeConfig, log_id, position};
 
 type C<R> = TypeConfig<R>;
+
+/// Whether there is room for commands of so many bytes. Entries without a command are never asked for.
+pub type Room = Arc<dyn Fn(usize) -> bool + Send + Sync>;
 
 /// Answers the messages of one replica's peers.
 pub(crate) struct Server<R: AsyncRuntime> {
@@ -41,10 +44,11 @@ fn refused(error: impl ToString) -> NetworkError {
 
 impl<R: AsyncRuntime> Server<R> {
     /// Answers a stream of AppendEntries, each in turn. The answers end at the first message that
-    /// cannot be read, and when the group stops.
+    /// cannot be read or has no room, and when the group stops.
     pub(crate) fn append(
         &self,
         requests: BoxStream<'static, Bytes>,
+        room: Room,
     ) -> BoxStream<'static, Result<Bytes, NetworkError>> {
         let requests = requests
             .map(|bytes| frame::decode_append::<R>(&bytes))
@@ -55,6 +59,14 @@ impl<R: AsyncRuntime> Server<R> {
                 future::ready(decoded.is_ok())
             });
         let requests = requests.filter_map(|decoded| future::ready(decoded.ok()));
+        let requests = requests.take_while(move |request| {
+            let commands = request.entries.iter().filter_map(|entry| match &entry.payload {
+                EntryPayload::Normal(command) => Some(command.0.len()),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            });
+            let bytes: usize = commands.sum();
+            future::ready(bytes == 0 || room(bytes))
+        });
         let answers = self.raft.stream_append(Box::pin(requests));
         let answers = answers.map(|answer| match answer {
             Ok(answer) => frame::encode_append_answer::<R>(answer).map_err(refused),

@@ -169,7 +169,12 @@ impl<R: AsyncRuntime> Network for Link<R> {
             // What is sent over a cut link is lost, and the connection with it.
             let sending = hub.clone();
             let requests = requests.take_while(move |_| future::ready(sending.connected(from, to)));
-            let answers = log.handle_append(target.group, target.replica, Box::pin(requests))?;
+            let answers = log.handle_append(
+                target.group,
+                target.replica,
+                Box::pin(requests),
+                Arc::new(|_| true),
+            )?;
             drop(log);
             // A link that was cut loses what is under way, in both directions.
             let answers = stream::unfold(Some((answers, hub)), move |state| async move {
