@@ -31,6 +31,67 @@ impl Client {
         .await
     }
 
+    /// Deletes what is stored of the series that match any of the selectors, in the inclusive window of Unix
+    /// milliseconds; no bound means everything. What is written later stays. The server has to allow it
+    /// (`enable_admin_api`). After an error some of it may be deleted; trying again is harmless.
+    pub async fn delete_series(
+        &self,
+        matches: &[String],
+        start_ms: Option<i64>,
+        end_ms: Option<i64>,
+    ) -> Result<(), ClientError> {
+        self.call(Patience::WholeCall, async |attempt| {
+            let message = v1::DeleteSeriesRequest {
+                matches: matches.to_vec(),
+                start_ms,
+                end_ms,
+            };
+            let request = self.request(message, Some(attempt.timeout));
+            let reply = attempt.cluster().delete_series(request).await;
+            reply.map(|_| ()).map_err(|status| attempt.error(&status))
+        })
+        .await
+    }
+
+    /// The limits in force for a tenant, or those that count for all.
+    pub async fn limits(&self, tenant: Option<&str>) -> Result<v1::LimitsResponse, ClientError> {
+        self.call(Patience::Attempt, async |attempt| {
+            let message = v1::GetLimitsRequest {
+                tenant: tenant.map(str::to_owned),
+            };
+            let reply = attempt
+                .cluster()
+                .get_limits(self.request(message, Some(attempt.timeout)))
+                .await;
+            Ok(reply.map_err(|status| attempt.error(&status))?.into_inner())
+        })
+        .await
+    }
+
+    /// Changes limits by their names, of a tenant or for all. No value gives a tenant's own limit up.
+    pub async fn set_limits(
+        &self,
+        tenant: Option<&str>,
+        changes: &[(String, Option<u64>)],
+    ) -> Result<v1::LimitsResponse, ClientError> {
+        self.call(Patience::Attempt, async |attempt| {
+            let change = |(name, value): &(String, Option<u64>)| v1::LimitChange {
+                name: name.clone(),
+                value: *value,
+            };
+            let message = v1::SetLimitsRequest {
+                tenant: tenant.map(str::to_owned),
+                changes: changes.iter().map(change).collect(),
+            };
+            let reply = attempt
+                .cluster()
+                .set_limits(self.request(message, Some(attempt.timeout)))
+                .await;
+            Ok(reply.map_err(|status| attempt.error(&status))?.into_inner())
+        })
+        .await
+    }
+
     /// Moves a group's leadership to a node that has a caught-up replica of it.
     pub async fn transfer_leader(&self, group: u32, to_node: u64) -> Result<(), ClientError> {
         self.call(Patience::Attempt, async |attempt| {

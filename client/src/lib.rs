@@ -39,7 +39,8 @@ pub use query::{
 };
 pub use quorate_proto::ErrorCode;
 pub use quorate_proto::v1::{
-    ChecksumResponse, GroupChecksum, GroupStatus, NodeStatus, ReplicaStatus, StatusResponse,
+    ChecksumResponse, GroupChecksum, GroupStatus, LimitValue, LimitsResponse, NodeStatus, ReplicaStatus,
+    StatusResponse,
 };
 pub use series::{LabelSet, Sample, Series, SeriesData};
 pub use series_stream::{SeriesAnswer, SeriesStream};

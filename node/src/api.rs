@@ -108,6 +108,18 @@ pub struct Refused {
     pub first: String,
 }
 
+/// The limit, by its name in `quorate cluster limits`, that a reason of refusal comes from.
+pub fn limit_behind(reason: &str) -> Option<&'static str> {
+    match reason {
+        "tenant_series_limit" => Some("max_series"),
+        "series_limit" => Some("max_series_per_shard"),
+        "too_many_labels" => Some("max_labels"),
+        "label_name_too_long" | "metric_name_too_long" => Some("max_label_name_bytes"),
+        "label_value_too_long" => Some("max_label_value_bytes"),
+        _ => None,
+    }
+}
+
 /// The way in.
 pub trait WriteApi: Send + Sync {
     /// Decodes, places and stores. `Ok` means that every sample is resolved; whatever a retry could
@@ -207,6 +219,26 @@ pub struct ShardRead {
     pub applied_after: u64,
     /// Upper bound of the age of what was read: 0 for linearizable, `None` when unknown.
     pub staleness_ms: Option<u64>,
+}
+
+/// What to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteParams {
+    /// PromQL selectors; a series is meant when it matches any.
+    pub matches: Vec<String>,
+    /// Milliseconds since the Unix epoch.
+    pub start_ms: i64,
+    /// Milliseconds since the Unix epoch, inclusive.
+    pub end_ms: i64,
+}
+
+/// Administration of what is stored.
+pub trait AdminApi: Send + Sync {
+    /// [`ErrorCode::Disabled`] when the configuration leaves this off.
+    fn check(&self) -> Result<(), ApiError>;
+    /// Deletes what is stored of the series that match when each shard gets to it. What is written later
+    /// stays. Deleting again after an error is harmless.
+    fn delete_series(&self, caller: Caller, params: DeleteParams) -> BoxFuture<'_, Result<(), ApiError>>;
 }
 
 /// The way out.

@@ -10,7 +10,8 @@ use quorate_ring::{NodeSpec, Ring, ShardWeight, place};
 
 use crate::cluster::Identity;
 use crate::cluster::meta::{
-    Cluster, Command, FIRST_ALLOTTED_REPLICA, GroupInfo, META_GROUP, MetaMachine, ReplicaInfo, encode_command,
+    Cluster, Command, FIRST_ALLOTTED_REPLICA, GroupInfo, META_GROUP, MetaMachine, ReplicaInfo, Tenants,
+    encode_command,
 };
 use crate::config::Config;
 use crate::raft::Group;
@@ -103,6 +104,7 @@ fn describe(config: &Config, identity: &Identity) -> anyhow::Result<Cluster> {
         groups,
         next_replica,
         joins: BTreeMap::new(),
+        tenants: Tenants::default(),
     })
 }
 

@@ -63,6 +63,16 @@ impl FigureSource for NodeFigures {
             },
             gauges: vec![
                 (
+                    "quorate_memory_budget_bytes",
+                    "Resident memory above which writes are refused",
+                    node.memory().bytes() as f64,
+                ),
+                (
+                    "quorate_memory_shedding",
+                    "1 while writes are refused because the memory budget is used up",
+                    f64::from(u8::from(node.memory().sheds())),
+                ),
+                (
                     "quorate_log_queued_operations",
                     "Operations waiting for the log writer",
                     log.queued_operations as f64,

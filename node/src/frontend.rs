@@ -11,8 +11,9 @@ use quorate_ingest::{Batch, DecodeError, DecodeLimits, decode_snappy_write_reque
 use quorate_proto::ErrorCode;
 
 use crate::api::{ApiError, RemoteWrite, WriteApi, WriteReport};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::write::{WriteOutcome, WritePath};
+use crate::write::{RateLimits, WriteOutcome, WritePath};
 
 /// Batches kept for reuse, and the most memory that a kept one may hold.
 const POOLED: usize = 16;
@@ -23,21 +24,25 @@ pub struct WriteFrontend {
     path: WritePath,
     metrics: Arc<Metrics>,
     pool: Mutex<Vec<Batch>>,
+    rates: RateLimits,
+    memory: Arc<MemoryBudget>,
 }
 
 impl WriteFrontend {
-    /// In front of `path`.
-    pub fn new(path: WritePath, metrics: Arc<Metrics>) -> WriteFrontend {
+    /// In front of `path`, closed while `memory` is used up.
+    pub fn new(path: WritePath, metrics: Arc<Metrics>, memory: Arc<MemoryBudget>) -> WriteFrontend {
         WriteFrontend {
             path,
             metrics,
             pool: Mutex::default(),
+            rates: RateLimits::default(),
+            memory,
         }
     }
 
-    /// The limits that requests are decoded under.
-    pub fn decode_limits(&self) -> DecodeLimits {
-        self.path.decode_limits()
+    /// The limits that a tenant's requests are decoded under.
+    pub fn decode_limits(&self, tenant: &str) -> DecodeLimits {
+        self.path.decode_limits(tenant)
     }
 
     /// Series whose ids are remembered.
@@ -67,9 +72,42 @@ impl WriteFrontend {
         batch: &Batch,
         deadline: Instant,
     ) -> WriteOutcome {
+        if let Err(e) = self.admit(tenant, batch) {
+            return WriteOutcome {
+                failure: Some(e),
+                ..WriteOutcome::default()
+            };
+        }
         let outcome = self.path.write(tenant, batch, deadline).await;
         self.metrics.count_write(protocol, &outcome.report);
         outcome
+    }
+
+    /// Refuses while there is no memory, before any is used.
+    pub fn shed(&self) -> Result<(), ApiError> {
+        self.memory.check().inspect_err(|_| self.metrics.count_shed())
+    }
+
+    /// Refuses what a tenant's rate does not allow.
+    fn admit(&self, tenant: &str, batch: &Batch) -> Result<(), ApiError> {
+        let per_second = self.path.samples_per_second(tenant);
+        let samples: usize = match per_second {
+            0 => return Ok(()),
+            _ => batch.iter().map(|series| series.timestamps().len()).sum(),
+        };
+        let taken = self
+            .rates
+            .take(tenant, samples as u64, per_second, Instant::now());
+        taken.map_err(|wait| {
+            self.metrics
+                .count_limited("max_samples_per_second", samples as u64);
+            let what = format!(
+                "tenant {tenant} sends more than max_samples_per_second={per_second} to this node; \
+                 to raise the limit: quorate cluster limits set max_samples_per_second=N --for {tenant}"
+            );
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            ApiError::new(ErrorCode::RateLimited, what).retry_after(wait_ms.max(1))
+        })
     }
 
     async fn remote_write_1(&self, request: RemoteWrite) -> Result<WriteReport, ApiError> {
@@ -78,8 +116,9 @@ impl WriteFrontend {
             body,
             mut charge,
         } = request;
+        self.shed()?;
         let mut batch = self.batch();
-        let decoded = decode_snappy_write_request(&body, &self.decode_limits(), &mut batch);
+        let decoded = decode_snappy_write_request(&body, &self.decode_limits(&caller.tenant), &mut batch);
         drop(body);
         if let Err(e) = decoded {
             self.recycle(batch);

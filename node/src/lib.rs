@@ -3,6 +3,7 @@
 
 #[macro_use]
 mod fault;
+pub mod admin;
 pub mod api;
 mod bootstrap;
 pub mod cli;
@@ -18,6 +19,7 @@ mod frontend;
 pub mod grpc;
 pub mod http;
 pub mod inflight;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod raft;

@@ -9,10 +9,11 @@ use futures_util::future::BoxFuture;
 use quorate_ingest::DecodeLimits;
 use quorate_raft_log::{Hooks, RocksDevice};
 use quorate_storage::{SelectLimits, Store, StoreOptions};
-use rocksdb::{ColumnFamilyDescriptor, Options};
+use rocksdb::{Cache, ColumnFamilyDescriptor, Options};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Admin;
 use crate::bootstrap::bootstrap;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::meta::{self, MetaState};
@@ -24,16 +25,20 @@ use crate::config::Config;
 use crate::frontend::WriteFrontend;
 use crate::grpc;
 use crate::http::Apis;
+use crate::memory::{MemoryBudget, watch_memory};
 use crate::metrics::Metrics;
 use crate::raft::{Group, RaftLog};
 use crate::read::{Freshness, Queries, QueryLimits, ReadIndexes, Reader, ReaderOptions};
 use crate::server::{Core, Kind, Start, Tasks};
 use crate::shards::{self, CompactionStats, FlushPolicy, Shards};
-use crate::write::{BatchLimits, Forwarder, Leaders, WritePath};
+use crate::write::{BatchLimits, Forwarder, Leaders, Quotas, ShardCommands, WritePath};
 use crate::{Db, settings};
 
 /// Bytes of write-ahead log that RocksDB keeps for column families that are rarely flushed.
 const MAX_WAL_BYTES: u64 = 1 << 30;
+/// Bounds of RocksDB's block cache and of its write buffers, each.
+const LEAST_DATABASE_SHARE: u64 = 16 << 20;
+const MOST_DATABASE_SHARE: u64 = 1 << 30;
 /// Series whose ids a node remembers for the requests it receives.
 const CACHED_SERIES: usize = 4_000_000;
 
@@ -46,6 +51,9 @@ pub struct Node {
     reader: Arc<Reader>,
     queries: Queries,
     write: Arc<WriteFrontend>,
+    memory: Arc<MemoryBudget>,
+    commands: Arc<ShardCommands>,
+    admin: Arc<Admin>,
     log: RaftLog,
     db: Arc<Db>,
     meta: MetaReplica,
@@ -130,7 +138,8 @@ impl Node {
         tasks: &Tasks,
     ) -> anyhow::Result<Arc<Node>> {
         let (peers, clock) = (cells.peers.clone(), cells.clock.clone());
-        let (db, store) = open_storage(config, binding).await?;
+        let memory = MemoryBudget::new(config.memory.budget_bytes.0);
+        let (db, store) = open_storage(config, binding, memory.bytes()).await?;
         let view = Arc::new(CurrentView::default());
         let network = Arc::new(Transport::new(
             peers.clone(),
@@ -152,6 +161,7 @@ impl Node {
         let _ = cells.log.set(log.clone());
         let gate = cells.gate.clone();
         gate.follow_log(log.stalled());
+        gate.follow_memory(memory.clone());
         let shards = Shards::new(BatchLimits::new(&config.write), gate.clone());
         let leaders = Leaders::new(
             shards.clone(),
@@ -182,10 +192,16 @@ impl Node {
                 max_samples: config.read.max_samples,
             },
         );
-        let write = WritePath::new(
-            view.clone(),
+        let commands = Arc::new(ShardCommands::new(
             shards.clone(),
             leaders.clone(),
+            peers.clone(),
+            gate.clone(),
+            Quotas::new(view.clone(), meta.clone(), peers.clone(), gate.clone()),
+        ));
+        let write = WritePath::new(
+            view.clone(),
+            commands.clone(),
             Forwarder::new(peers.clone()),
             CACHED_SERIES,
             DecodeLimits {
@@ -195,7 +211,14 @@ impl Node {
             rand::random(),
         );
         let node = Arc::new(Node {
-            write: Arc::new(WriteFrontend::new(write, metrics.clone())),
+            write: Arc::new(WriteFrontend::new(write, metrics.clone(), memory.clone())),
+            admin: Arc::new(Admin::new(
+                config.enable_admin_api,
+                view.clone(),
+                commands.clone(),
+            )),
+            commands,
+            memory: memory.clone(),
             queries: Queries::new(reader.clone(), QueryLimits::new(&config.read)),
             public: cells.public.clone(),
             peers: peers.clone(),
@@ -249,8 +272,18 @@ impl Node {
         let compaction = node.compaction.clone();
         spawn(
             "flushes",
-            shards::run_flushes(shards, node.meta.clone(), log, policy, compaction, stop.clone()).boxed(),
+            shards::run_flushes(
+                shards,
+                node.meta.clone(),
+                log,
+                policy,
+                compaction,
+                memory.clone(),
+                stop.clone(),
+            )
+            .boxed(),
         );
+        spawn("memory watch", watch_memory(memory, stop.clone()).boxed());
         let (dir, reserve) = (config.data_dir.clone(), config.disk_reserve_bytes.0);
         spawn(
             "disk watch",
@@ -329,6 +362,21 @@ impl Node {
         &self.write
     }
 
+    /// What memory this node may use.
+    pub fn memory(&self) -> &Arc<MemoryBudget> {
+        &self.memory
+    }
+
+    /// Sends commands to shards.
+    pub fn commands(&self) -> &Arc<ShardCommands> {
+        &self.commands
+    }
+
+    /// Administers what is stored.
+    pub fn admin(&self) -> &Arc<Admin> {
+        &self.admin
+    }
+
     /// The one log.
     pub fn log(&self) -> &RaftLog {
         &self.log
@@ -375,6 +423,7 @@ impl Core for Node {
         Apis {
             write: self.write.clone(),
             query: Arc::new(self.queries.clone()),
+            admin: self.admin.clone(),
             pending: {
                 let (readiness, gate) = (self.readiness.clone(), self.gate.clone());
                 let (view, leaders) = (self.view.clone(), self.leaders.clone());
@@ -466,7 +515,14 @@ async fn group_watch(
 }
 
 /// Opens the one RocksDB with every crate's column families.
-async fn open_storage(config: &Config, binding: &Arc<Binding>) -> anyhow::Result<(Arc<Db>, Arc<Store>)> {
+/// RocksDB's caches and buffers get shares of the memory budget: an eighth each.
+async fn open_storage(
+    config: &Config,
+    binding: &Arc<Binding>,
+    memory_bytes: u64,
+) -> anyhow::Result<(Arc<Db>, Arc<Store>)> {
+    let share = (memory_bytes / 8).clamp(LEAST_DATABASE_SHARE, MOST_DATABASE_SHARE);
+    let share = usize::try_from(share)?;
     let dir = config.data_dir.join("db");
     let scratch = config.data_dir.join("scratch");
     binding.database_expected(&dir)?;
@@ -475,10 +531,12 @@ async fn open_storage(config: &Config, binding: &Arc<Binding>) -> anyhow::Result
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_max_total_wal_size(MAX_WAL_BYTES);
+        options.set_db_write_buffer_size(share);
+        let cache = Cache::new_lru_cache(share);
         quorate_raft_log::tune_database(&mut options);
         let mut families = vec![ColumnFamilyDescriptor::new("default", Options::default())];
         families.extend(quorate_raft_log::column_families());
-        families.extend(Store::column_families());
+        families.extend(Store::column_families_with_cache(&cache));
         families.push(meta::column_family());
         let db = Db::open_cf_descriptors(&options, &dir, families)
             .with_context(|| format!("can't open the database in {}; if its files are damaged, empty the data directory so that the node rejoins under new replica ids", dir.display()))?;

@@ -89,6 +89,8 @@ pub(crate) fn cluster_limits(limits: &LimitsConfig) -> ClusterLimits {
         max_labels: limits.max_labels,
         max_label_name_bytes: limits.max_label_name_bytes,
         max_label_value_bytes: limits.max_label_value_bytes,
+        max_series: limits.max_series,
+        max_samples_per_second: limits.max_samples_per_second,
     }
 }
 

@@ -32,6 +32,15 @@ impl WriteApi for Hollow {
     }
 }
 
+impl AdminApi for Hollow {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+    fn delete_series(&self, _: Caller, _: DeleteParams) -> BoxFuture<'_, Result<(), ApiError>> {
+        nothing()
+    }
+}
+
 impl QueryApi for Hollow {
     fn instant(&self, _: Caller, _: InstantParams) -> BoxFuture<'_, Result<Answer<Value>, ApiError>> {
         nothing()
@@ -62,7 +71,8 @@ impl Core for Hollow {
         });
         Apis {
             write: own.clone(),
-            query: own,
+            query: own.clone(),
+            admin: own,
             pending: Arc::new(Vec::new),
         }
     }

@@ -64,6 +64,8 @@ error_codes! {
     RateLimited, "rate_limited", ResourceExhausted, 429, "bad_data", true;
     /// Nothing of this name exists.
     NotFound, "not_found", NotFound, 404, "not_found", false;
+    /// An interface that the configuration leaves off.
+    Disabled, "disabled", FailedPrecondition, 503, "unavailable", false;
     /// The expression is valid and can't be evaluated.
     Execution, "execution", FailedPrecondition, 422, "execution", false;
     /// A query used up a limit of its own: samples, memory, steps.

@@ -107,7 +107,14 @@ impl Shard {
         let parts = match entry.command {
             Command::Limits(limits) => {
                 state.clock.limits = Some(limits);
+                state.quotas.enter(limits.quota_epoch);
                 state.clock.advance(entry.now_ms);
+                return Ok(Vec::new());
+            }
+            Command::Quota(tenant, quota) => {
+                let epoch = state.clock.limits().quota_epoch;
+                let registered = state.table.tenant_series(tenant);
+                state.quotas.set(tenant, quota, epoch, registered);
                 return Ok(Vec::new());
             }
             Command::Delete(deletion) => {
@@ -121,7 +128,8 @@ impl Shard {
             let part = PartView::decode(bytes, &mut state.columns).map_err(unreadable)?;
             let mut outcome = PartOutcome::default();
             let limits = state.clock.limits();
-            register(&mut state.table, &part, &limits, &mut outcome).map_err(unreadable)?;
+            let quota = state.quotas.most(part.tenant, limits.quota_epoch);
+            register(&mut state.table, &part, &limits, quota, &mut outcome).map_err(unreadable)?;
             outcomes.push(self.apply_part(state, &part, outcome)?);
         }
         Ok(outcomes)
@@ -135,6 +143,7 @@ impl Shard {
         mut outcome: PartOutcome,
     ) -> Result<PartOutcome, StorageError> {
         let limits = state.clock.limits();
+        let quota = state.quotas.most(part.tenant, limits.quota_epoch);
         let tenant = state.table.tenant(part.tenant);
         let mut run = PartRun {
             rules: Rules::new(&state.clock, &limits),
@@ -155,9 +164,12 @@ impl Shard {
                 entry::SeriesRef::Id(id) => id,
                 entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
                     UNREGISTERED => {
-                        outcome.reject(RejectReason::SeriesLimit, || {
-                            describe_limit(part, ordinal, &limits)
-                        });
+                        let full = state.table.len() >= limits.max_series_per_shard.min(SERIES_MAX);
+                        let reason = match full {
+                            true => RejectReason::SeriesLimit,
+                            false => RejectReason::TenantSeriesLimit,
+                        };
+                        outcome.reject(reason, || describe_limit(part, ordinal, reason, &limits, quota));
                         continue;
                     }
                     id => id,
@@ -217,16 +229,24 @@ fn register(
     table: &mut SeriesTable,
     part: &PartView<'_>,
     limits: &Limits,
+    quota: u64,
     outcome: &mut PartOutcome,
 ) -> Result<(), EntryError> {
     if mutant!("ids_from_hash_order") {
         register_in_hash_order(table, part);
     }
+    let mut of_tenant = match quota {
+        u64::MAX => 0,
+        _ => table.tenant_series(part.tenant),
+    };
     outcome.new_ids.reserve(part.series.len());
     for bytes in &part.series {
+        let registered = table.len();
+        let room = registered.saturating_add(quota.saturating_sub(of_tenant));
         let id = table
-            .find_or_register(part.tenant, bytes, limits.max_series_per_shard)
+            .find_or_register(part.tenant, bytes, limits.max_series_per_shard.min(room))
             .map_err(|_| entry::malformed("part", "a series' labels are not canonical"))?;
+        of_tenant += table.len() - registered;
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }
     Ok(())
@@ -256,10 +276,24 @@ fn canonical_bits(value: f64) -> u64 {
     (value + 0.0).to_bits()
 }
 
-fn describe_limit(part: &PartView<'_>, ordinal: usize, limits: &Limits) -> String {
+fn describe_limit(
+    part: &PartView<'_>,
+    ordinal: usize,
+    reason: RejectReason,
+    limits: &Limits,
+    quota: u64,
+) -> String {
     let labels = Labels::from_canonical(part.series[ordinal]).unwrap_or_default();
-    let max = limits.max_series_per_shard.min(SERIES_MAX);
-    format!("{labels}: the shard has its maximum of {max} series")
+    match reason {
+        RejectReason::TenantSeriesLimit => format!(
+            "{labels}: tenant {} has used up its quota of {quota} series on the shard",
+            part.tenant
+        ),
+        _ => {
+            let max = limits.max_series_per_shard.min(SERIES_MAX);
+            format!("{labels}: the shard has its maximum of {max} series")
+        }
+    }
 }
 
 /// The bounds in force for one part.
@@ -302,7 +336,9 @@ impl Rules {
             ),
             RejectReason::TooFarAhead => format!("later than the latest time accepted, {}", self.ahead_ms),
             RejectReason::DuplicateTimestamp => "another value is stored at this timestamp".to_owned(),
-            RejectReason::SeriesLimit => "the shard has its maximum of series".to_owned(),
+            RejectReason::SeriesLimit | RejectReason::TenantSeriesLimit => {
+                "there is no room for another series".to_owned()
+            }
         };
         format!("{labels} at {timestamp_ms}: {bound}")
     }

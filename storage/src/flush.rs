@@ -205,6 +205,7 @@ impl Shard {
             generations,
             tombstones: Tombstones::clone(&state.tombstones),
             vacant: state.vacant.clone(),
+            quotas: state.quotas.clone(),
         };
         let first_new = previous.map_or(1, |meta| meta.next_id);
         let table = &state.table;

@@ -30,6 +30,7 @@ mod meta;
 mod pair_lists;
 mod pairs;
 mod postings;
+mod quota;
 mod recover;
 pub mod regex;
 mod rows;
@@ -51,7 +52,7 @@ pub use columns::SampleColumns;
 pub use compact::{Merge, MergedGeneration};
 pub use entry::{
     Deletion, EntryError, MAX_DELETION_MATCHERS, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection,
-    check_part, encode_deletion_entry, encode_limits_entry, encode_write_entry,
+    check_part, encode_deletion_entry, encode_limits_entry, encode_quota_entry, encode_write_entry,
 };
 pub use error::StorageError;
 #[cfg(feature = "mutants")]
@@ -61,6 +62,7 @@ pub use install::SnapshotInstall;
 pub use labels::{LabelError, Labels, LabelsBuilder};
 pub use limits::Limits;
 pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use quota::Quota;
 pub use regex::{GoRegex, GoRegexError};
 pub use rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
 pub use select::{SelectLimits, SelectedSeries};

@@ -13,6 +13,9 @@ pub struct Limits {
     pub max_ahead_ms: u64,
     /// The most series a shard registers. Series that exist keep taking samples.
     pub max_series_per_shard: u64,
+    /// 0: tenants may have any number of series. Else a tenant may have as many as its quota of this epoch
+    /// says, and none without one.
+    pub quota_epoch: u64,
 }
 
 impl Default for Limits {
@@ -22,6 +25,7 @@ impl Default for Limits {
             retention_ms: 15 * 24 * 3600 * 1000,
             max_ahead_ms: 10 * 60 * 1000,
             max_series_per_shard: 10_000_000,
+            quota_epoch: 0,
         }
     }
 }
@@ -34,6 +38,7 @@ impl Limits {
             self.retention_ms,
             self.max_ahead_ms,
             self.max_series_per_shard,
+            self.quota_epoch,
         ];
         put_u64(out, fields.len() as u64);
         for field in fields {
@@ -43,7 +48,7 @@ impl Limits {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
         // Another count would be a limit that this program cannot enforce: refuse instead of diverging.
-        if reader.varint()? != 4 {
+        if reader.varint()? != 5 {
             return None;
         }
         Some(Self {
@@ -51,6 +56,7 @@ impl Limits {
             retention_ms: reader.varint()?,
             max_ahead_ms: reader.varint()?,
             max_series_per_shard: reader.varint()?,
+            quota_epoch: reader.varint()?,
         })
     }
 }

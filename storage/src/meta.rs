@@ -7,12 +7,13 @@ use bytes::Bytes;
 use roaring::RoaringBitmap;
 
 use crate::limits::Limits;
+use crate::quota::Quotas;
 use crate::shard::LogPosition;
 use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// How often the samples of a generation have been merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +115,7 @@ pub(crate) struct ShardMeta {
     pub(crate) tombstones: Tombstones,
     /// See `State::vacant`.
     pub(crate) vacant: RoaringBitmap,
+    pub(crate) quotas: Quotas,
 }
 
 impl ShardMeta {
@@ -155,6 +157,7 @@ impl ShardMeta {
         }
         self.tombstones.encode(&mut out);
         put_bitmap(&mut out, &self.vacant);
+        self.quotas.encode(&mut out);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -218,6 +221,7 @@ impl ShardMeta {
         }
         let tombstones = Tombstones::decode(reader)?;
         let vacant = take_bitmap(reader)?;
+        let quotas = Quotas::decode(reader)?;
         let clock = Clock {
             now_ms,
             cut_ms,
@@ -235,6 +239,7 @@ impl ShardMeta {
             generations,
             tombstones,
             vacant,
+            quotas,
         })
     }
 }
@@ -250,6 +255,7 @@ fn flag(reader: &mut Reader<'_>) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::Quota;
     use crate::tombstones::Tombstone;
     use proptest::prelude::*;
 
@@ -272,6 +278,12 @@ mod tests {
             end_ms: 1_700_000_060_000,
             before: 7,
         });
+        let mut quotas = Quotas::default();
+        let quota = Quota {
+            epoch: 2,
+            series: 1_000,
+        };
+        quotas.set("acme", quota, 2, 10);
         ShardMeta {
             position: LogPosition { term: 3, index: 99 },
             membership: Some(Bytes::from_static(b"members")),
@@ -287,13 +299,14 @@ mod tests {
             generations: vec![generation(5), generation(7)],
             tombstones,
             vacant: [3].into_iter().collect(),
+            quotas,
         }
     }
 
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v3", &bytes);
+        crate::golden::check("meta-v4", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -301,6 +314,7 @@ mod tests {
             generations: Vec::new(),
             tombstones: Tombstones::default(),
             vacant: RoaringBitmap::new(),
+            quotas: Quotas::default(),
             ..meta()
         };
         assert_eq!(ShardMeta::decode(&empty.encode()), Ok(empty));
@@ -319,7 +333,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x03".to_vec();
+            let mut bytes = b"QSM\x04".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

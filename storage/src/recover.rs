@@ -9,6 +9,7 @@ use crate::entry::Columns;
 use crate::error::StorageError;
 use crate::flushed::{Flushed, LookupCache, RowRange, cf, chunk_range, label_range, state_range};
 use crate::meta::{Clock, ShardMeta};
+use crate::quota::Quotas;
 use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::series_rows::{BLOCK_SERIES, decode_labels_row, decode_states};
@@ -47,6 +48,7 @@ fn empty_state() -> State {
         lookups: LookupCache::default(),
         tombstones: Arc::default(),
         vacant: RoaringBitmap::new(),
+        quotas: Quotas::default(),
     }
 }
 
@@ -61,6 +63,7 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         clock: meta.clock,
         tombstones: Arc::new(meta.tombstones.clone()),
         vacant: meta.vacant.clone(),
+        quotas: meta.quotas.clone(),
         table,
         next_generation: meta.next_generation,
         next_epoch: meta.epoch + 1,

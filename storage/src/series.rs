@@ -68,6 +68,12 @@ impl SeriesTable {
         self.tenant_numbers.get(name).copied()
     }
 
+    /// How many series a tenant has.
+    pub(crate) fn tenant_series(&self, name: &str) -> u64 {
+        let index = self.tenant(name).and_then(|number| self.index(number));
+        index.map_or(0, |index| index.all().len())
+    }
+
     pub(crate) fn tenant_name(&self, number: u32) -> &str {
         self.tenants
             .get(number as usize)

@@ -14,6 +14,7 @@ use crate::flushed::{Flushed, LookupCache, RowRange, cf};
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::meta::Clock;
+use crate::quota::Quotas;
 use crate::recover::range_iterator;
 use crate::rows::{Db, ReplicaKey};
 use crate::series::SeriesTable;
@@ -103,6 +104,7 @@ pub(crate) struct State {
     /// Series whose newest sample may have been deleted: `newest_bits` is not to be trusted. May hold
     /// more series than need be.
     pub(crate) vacant: RoaringBitmap,
+    pub(crate) quotas: Quotas,
 }
 
 impl State {
@@ -181,6 +183,13 @@ impl Shard {
     /// The limits that an entry set; `None` while [`Limits::default`] counts.
     pub fn limits(&self) -> Option<Limits> {
         self.state.read().clock.limits
+    }
+
+    /// The series of a tenant, and the quota that it has in the epoch in force, if any.
+    pub fn tenant_series(&self, tenant: &str) -> (u64, Option<u64>) {
+        let state = self.state.read();
+        let epoch = state.clock.limits().quota_epoch;
+        (state.table.tenant_series(tenant), state.quotas.get(tenant, epoch))
     }
 
     /// Tenant and labels of a series.

@@ -10,8 +10,9 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use quorate_storage::{
-    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge, PartBuilder, RejectReason,
-    SampleColumns, SelectLimits, Shard, encode_deletion_entry, encode_limits_entry, encode_write_entry,
+    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge, PartBuilder, Quota,
+    RejectReason, SampleColumns, SelectLimits, Shard, encode_deletion_entry, encode_limits_entry,
+    encode_quota_entry, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
 
@@ -28,6 +29,8 @@ struct Model {
     now_ms: i64,
     cut_ms: i64,
     limits: Limits,
+    /// By tenant; all are of the epoch in force.
+    quotas: BTreeMap<usize, u64>,
     /// In order of registration, so that the id is the place plus one.
     ids: Vec<(usize, usize)>,
 }
@@ -53,7 +56,8 @@ impl Model {
         let mut counts = Counts::default();
         for &(series, ..) in &write.samples {
             let key = (write.tenant, series);
-            let room = (self.ids.len() as u64) < self.limits.max_series_per_shard;
+            let full = self.ids.len() as u64 >= self.limits.max_series_per_shard;
+            let room = !full && self.series_of(write.tenant) < self.quota_of(write.tenant);
             if !self.ids.contains(&key) && room {
                 self.ids.push(key);
             }
@@ -71,7 +75,11 @@ impl Model {
     /// Whether the sample was new.
     fn sample(&mut self, key: (usize, usize), t: i64, bits: u64) -> Result<bool, RejectReason> {
         if !self.ids.contains(&key) {
-            return Err(RejectReason::SeriesLimit);
+            let full = self.ids.len() as u64 >= self.limits.max_series_per_shard;
+            return Err(match full {
+                true => RejectReason::SeriesLimit,
+                false => RejectReason::TenantSeriesLimit,
+            });
         }
         if t < self.cut_ms {
             return Err(RejectReason::TooOld);
@@ -94,6 +102,25 @@ impl Model {
         let oldest = self.oldest.entry(key).or_insert(t);
         *oldest = t.min(*oldest);
         Ok(true)
+    }
+
+    fn series_of(&self, tenant: usize) -> u64 {
+        self.ids.iter().filter(|id| id.0 == tenant).count() as u64
+    }
+
+    fn quota_of(&self, tenant: usize) -> u64 {
+        match self.limits.quota_epoch {
+            0 => u64::MAX,
+            _ => self.quotas.get(&tenant).copied().unwrap_or(0),
+        }
+    }
+
+    fn quota(&mut self, tenant: usize, quota: Quota) {
+        if quota.epoch == self.limits.quota_epoch {
+            let held = self.quotas.get(&tenant).copied();
+            let held = held.unwrap_or_else(|| self.series_of(tenant));
+            self.quotas.insert(tenant, held.max(quota.series));
+        }
     }
 
     fn delete(&mut self, delete: &Delete) {
@@ -154,6 +181,7 @@ enum Op {
     Resend(usize, bool),
     Limits(i64, Limits),
     Delete(Delete),
+    Quota(usize, Quota),
     Blank,
     Membership,
     Begin,
@@ -233,18 +261,24 @@ fn op() -> impl Strategy<Value = Op> {
         1u64..4,
         0u64..3,
         prop_oneof![3 => Just(1000u64), 1 => 2u64..6],
+        prop_oneof![3 => Just(0u64), 2 => 1u64..3],
     )
-        .prop_map(|(ooo, retention, ahead, max_series_per_shard)| Limits {
-            ooo_window_ms: ooo * 600_000,
-            retention_ms: retention * 3_000_000,
-            max_ahead_ms: ahead * 300_000,
-            max_series_per_shard,
-        });
+        .prop_map(
+            |(ooo, retention, ahead, max_series_per_shard, quota_epoch)| Limits {
+                ooo_window_ms: ooo * 600_000,
+                retention_ms: retention * 3_000_000,
+                max_ahead_ms: ahead * 300_000,
+                max_series_per_shard,
+                quota_epoch,
+            },
+        );
     prop_oneof![
         12 => write,
         4 => (0usize..100, any::<bool>()).prop_map(|(which, by_id)| Op::Resend(which, by_id)),
         1 => (0i64..60, limits).prop_map(move |(now, limits)| Op::Limits(BASE_MS + now * minute, limits)),
         3 => delete,
+        2 => (0usize..2, 1u64..3, prop_oneof![4 => 0u64..5, 1 => Just(u64::MAX)])
+            .prop_map(|(tenant, epoch, series)| Op::Quota(tenant, Quota { epoch, series })),
         1 => Just(Op::Blank),
         1 => Just(Op::Membership),
         3 => Just(Op::Begin),
@@ -417,8 +451,17 @@ impl World {
             Op::Limits(now_ms, limits) => {
                 self.append(Logged::Entry(encode_limits_entry(now_ms, &limits)));
                 self.model.advance(now_ms);
+                if limits.quota_epoch != self.model.limits.quota_epoch {
+                    self.model.quotas.clear();
+                }
                 self.model.limits = limits;
                 self.model.advance(now_ms);
+            }
+            Op::Quota(tenant, quota) => {
+                let now_ms = self.model.now_ms.max(0);
+                self.append(Logged::Entry(encode_quota_entry(now_ms, TENANTS[tenant], quota)));
+                self.model.advance(now_ms);
+                self.model.quota(tenant, quota);
             }
             Op::Delete(delete) => {
                 self.append(Logged::Entry(delete.entry()));

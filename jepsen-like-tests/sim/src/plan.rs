@@ -237,6 +237,7 @@ impl Plan {
             retention_ms: if short { 20_000 } else { 15 * 24 * 3_600_000 },
             max_ahead_ms: 120_000,
             max_series_per_shard: if r.permille(100) { 25 } else { 10_000 },
+            quota_epoch: 0,
         };
         let mut faults: Vec<(Duration, Fault)> = (0..r.between(2, 9))
             .map(|_| {

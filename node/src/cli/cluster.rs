@@ -9,6 +9,7 @@ use quorate_client::{ClientError, GroupChecksum, GroupStatus, StatusResponse};
 use serde_json::{Value, json};
 
 use super::connect::ConnectArgs;
+use super::limits::{self, LimitsCommand};
 use super::table;
 
 /// How often checksums are asked for until all replicas are at the same position.
@@ -40,6 +41,9 @@ enum ClusterCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
+    /// Show and change the limits of tenants.
+    #[command(subcommand)]
+    Limits(LimitsCommand),
     /// Move a shard's leadership to another node.
     TransferLeader {
         /// The shard; 0 is the meta group.
@@ -56,6 +60,7 @@ pub async fn run(args: ClusterArgs) -> anyhow::Result<()> {
     match args.command {
         ClusterCommand::Status { json, connect } => status(&connect, json).await,
         ClusterCommand::Checksums { json, connect } => checksums(&connect, json).await,
+        ClusterCommand::Limits(command) => limits::run(command).await,
         ClusterCommand::TransferLeader {
             group,
             to_node,

@@ -6,6 +6,7 @@ pub mod cluster;
 mod connect;
 mod json;
 pub mod labels;
+mod limits;
 pub mod query;
 pub mod series;
 mod table;

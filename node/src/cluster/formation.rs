@@ -328,7 +328,7 @@ async fn join(
         Ok(Reply::Refused(why)) => {
             readiness.wait_for("cluster", format!("the meta group to admit this node: {why}"))
         }
-        Ok(Reply::Done) => {
+        Ok(Reply::Done | Reply::Leased(_) | Reply::LeaseAwaits(_)) => {
             readiness.wait_for("cluster", "an answer of the meta group that names replica ids")
         }
         Err(e) => readiness.wait_for("cluster", format!("the meta group to answer: {}", e.message())),

@@ -16,6 +16,7 @@ use super::formation::hello;
 use super::peers::Peers;
 use crate::api::ApiError;
 use crate::clock::Clock;
+use crate::memory::MemoryBudget;
 
 const CHECK: Duration = Duration::from_secs(1);
 /// Bytes of commands that a node may take after its disk fell below the reserve, and before it has space again: what
@@ -32,6 +33,7 @@ pub struct Gate {
     skew_ms: AtomicI64,
     stopping: AtomicBool,
     log_stalled: OnceLock<watch::Receiver<bool>>,
+    memory: OnceLock<Arc<MemoryBudget>>,
 }
 
 impl Gate {
@@ -45,12 +47,26 @@ impl Gate {
             skew_ms: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             log_stalled: OnceLock::new(),
+            memory: OnceLock::new(),
         }
     }
 
     /// `Err` when a write must not be proposed here.
     pub fn check(&self) -> Result<(), ApiError> {
         self.stamp().map(drop)
+    }
+
+    /// `Err` when no more samples must be taken here. Unlike [`Gate::check`], memory counts as well: it is no
+    /// reason to lead nothing, because followers hold the same samples.
+    pub fn admit(&self) -> Result<(), ApiError> {
+        self.memory.get().map_or(Ok(()), |memory| memory.check())?;
+        self.check()
+    }
+
+    /// From now on [`Gate::admit`] refuses while `memory` does.
+    pub fn follow_memory(&self, memory: Arc<MemoryBudget>) {
+        // Set once: a node has one budget.
+        let _ = self.memory.set(memory);
     }
 
     /// The time for an entry that is proposed now, in ms since the Unix epoch. It is the reading that was

@@ -10,12 +10,14 @@ use quorate_storage::{Limits, encode_limits_entry};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::meta::{ClusterLimits, GroupInfo, META_GROUP};
+use super::meta::{GroupInfo, META_GROUP};
 use super::view::View;
 use crate::node::Node;
 use crate::raft::Group;
 
 const ROUND: Duration = Duration::from_secs(1);
+/// A round while a shard waits for its first limits.
+const FIRST_ROUND: Duration = Duration::from_millis(50);
 /// Longest step of a membership change; the next round goes on where it stopped.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,11 +37,21 @@ pub async fn reconcile(core: Arc<Node>, stop: CancellationToken) {
 
 async fn keep_groups(core: &Node) {
     loop {
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(pause(core)).await;
         let Some(view) = core.view().get() else { continue };
         let groups = core.groups();
         let kept = groups.iter().map(|group| keep(core, &view, group));
         futures_util::future::join_all(kept).await;
+    }
+}
+
+/// A new shard takes no samples before it has limits.
+fn pause(core: &Node) -> Duration {
+    let shards = core.shards().all();
+    let waits = shards.iter().any(|r| r.leads() && r.storage().limits().is_none());
+    match waits || shards.is_empty() {
+        true => FIRST_ROUND,
+        false => ROUND,
     }
 }
 
@@ -91,7 +103,7 @@ async fn keep(core: &Node, view: &View, group: &Group) {
         tracing::warn!(group = group.group(), error = %e, "the membership is not as wanted yet");
     }
     if group.group() != META_GROUP {
-        seed_limits(core, view, group.group()).await;
+        keep_limits(core, view, group.group()).await;
     }
 }
 
@@ -158,29 +170,33 @@ async fn membership(
     Ok(())
 }
 
-/// The first leader of a shard writes the cluster's limits into its log: apply knows no others.
-async fn seed_limits(core: &Node, view: &View, shard: u32) {
+/// Writes the cluster's limits into the shard's log when they differ: apply knows no others.
+async fn keep_limits(core: &Node, view: &View, shard: u32) {
     let Some(replica) = core.shards().get(shard) else {
         return;
     };
-    if replica.storage().limits().is_some() {
+    let wanted = storage_limits(view);
+    if replica.storage().limits() == Some(wanted) {
         return;
     }
     let Ok(now_ms) = core.gate().stamp() else {
         return;
     };
-    let entry = encode_limits_entry(now_ms, &storage_limits(&view.limits));
+    let entry = encode_limits_entry(now_ms, &wanted);
     if let Err(e) = replica.group().propose(entry).await {
         tracing::warn!(shard, error = %e, "the limits are not in the shard's log yet");
     }
 }
 
-fn storage_limits(limits: &ClusterLimits) -> Limits {
+/// What shards have to know of the limits.
+pub fn storage_limits(view: &View) -> Limits {
+    let limits = &view.limits;
     Limits {
         ooo_window_ms: limits.ooo_window_ms,
         retention_ms: limits.retention_ms,
         max_ahead_ms: limits.max_ahead_ms,
         max_series_per_shard: limits.max_series_per_shard,
+        quota_epoch: view.quota_epoch(),
     }
 }
 

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use quorate_raft_log::{GroupId, ReplicaId};
 use quorate_ring::{Ring, RingError};
 
-use super::meta::{Cluster, ClusterLimits, GroupInfo, META_GROUP, NodeInfo};
+use super::meta::{Cluster, ClusterLimits, GroupInfo, META_GROUP, NodeInfo, TenantLimits, Tenants};
 
 /// Ring, placement and limits of one meta state.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct View {
     pub nodes: BTreeMap<u64, NodeInfo>,
     /// What is stored and refused.
     pub limits: ClusterLimits,
+    /// What tenants have of their own.
+    pub tenants: Tenants,
 }
 
 impl View {
@@ -33,7 +35,24 @@ impl View {
             groups: cluster.groups.clone(),
             nodes: cluster.nodes.clone(),
             limits: cluster.limits,
+            tenants: cluster.tenants.clone(),
         })
+    }
+
+    /// The limits in force for a tenant.
+    pub fn limits_of(&self, tenant: &str) -> TenantLimits {
+        self.tenants.limits_of(tenant, &self.limits)
+    }
+
+    /// The epoch of quotas that shards have to be in; 0 while no tenant's series are limited.
+    pub fn quota_epoch(&self) -> u64 {
+        self.tenants.quota_epoch(&self.limits)
+    }
+
+    /// Whether all that a tenant may have is given out to shards.
+    pub fn used_up(&self, tenant: &str) -> bool {
+        let limit = self.limits_of(tenant).max_series;
+        limit > 0 && self.tenants.leased(tenant) >= limit
     }
 
     /// Every shard, in order.

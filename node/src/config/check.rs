@@ -390,6 +390,12 @@ impl Checker<'_> {
             ("limits.retention", &limits.retention),
             true,
         );
+        let memory = config.memory.budget_bytes;
+        self.require(
+            &["memory.budget_bytes"],
+            memory.0 == 0 || memory >= ByteSize::mib(16),
+            || format!("expected at least 16MiB, or 0 for half of what there is, found {memory}"),
+        );
         self.ordered(
             ("write.batch_bytes", &config.write.batch_bytes),
             ("flush.log_bytes", &flush.log_bytes),

@@ -66,6 +66,8 @@ section! {
         pub spread: u32 = 8,
         /// Allows listening beyond this machine although nothing is encrypted or authenticated yet.
         pub insecure: bool = false,
+        /// Allows the deletion of series, over HTTP as in Prometheus (`/api/v1/admin/tsdb/`) and over gRPC.
+        pub enable_admin_api: bool = false,
         /// What is logged: off, error, warn, info, debug, trace, or by module: info,quorate_node=debug.
         pub log_level: LogFilter = LogFilter("info,openraft=error".into()),
         /// How log lines look: text or json.
@@ -85,6 +87,8 @@ section! {
         pub limits: LimitsConfig = LimitsConfig::default(),
         /// Moving samples from the log and memory to storage.
         pub flush: FlushConfig = FlushConfig::default(),
+        /// Memory.
+        pub memory: MemoryConfig = MemoryConfig::default(),
         /// Free disk space below which this node takes no more writes; it goes on answering queries.
         pub disk_reserve_bytes: ByteSize = ByteSize::mib(1_024),
         /// Longest orderly shutdown. What isn't finished then is left to recovery; nothing acknowledged is lost.
@@ -178,6 +182,11 @@ section! {
         pub max_label_value_bytes: u32 = 4_096,
         /// Most series of one shard. Samples that would need another are refused.
         pub max_series_per_shard: u64 = 2_000_000,
+        /// Most series of one tenant in the whole cluster, 0 for any number. It is never exceeded, and may be
+        /// refused from 95 % of it, as shards hold shares of it.
+        pub max_series: u64 = 0,
+        /// Most samples a second that one node takes of one tenant, 0 for any number. Beyond it, senders get 429.
+        pub max_samples_per_second: u64 = 0,
     }
 }
 
@@ -190,6 +199,15 @@ section! {
         pub log_bytes: ByteSize = ByteSize::mib(256),
         /// Stored bytes that the merging of flushes reads in a second at most.
         pub compaction_rate: ByteSize = ByteSize::mib(8),
+    }
+}
+
+section! {
+    /// Memory.
+    pub struct MemoryConfig {
+        /// Resident memory above which this node refuses writes (503) until it uses a tenth less. 0: half of what
+        /// the machine has, or of the control group's limit. A quarter of it bounds RocksDB's caches and buffers.
+        pub budget_bytes: ByteSize = ByteSize(0),
     }
 }
 

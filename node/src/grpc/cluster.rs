@@ -1,21 +1,27 @@
-//! `quorate.v1.Cluster`: status, checksums, leader transfer.
+//! `quorate.v1.Cluster`: status, checksums, leader transfer, deletion, limits.
 
 use std::time::Duration;
 
 use quorate_proto::ErrorCode;
 use quorate_proto::v1::cluster_server::Cluster;
 use quorate_proto::v1::{
-    ChecksumRequest, ChecksumResponse, GroupChecksum, GroupStatus, NodeStatus, ReplicaStatus, StatusRequest,
-    StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    ChecksumRequest, ChecksumResponse, DeleteSeriesRequest, DeleteSeriesResponse, GetLimitsRequest,
+    GroupChecksum, GroupStatus, LimitValue, LimitsResponse, NodeStatus, ReplicaStatus, SetLimitsRequest,
+    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use tonic::{Request, Response, Status};
 
-use super::{Cells, status};
+use super::public::caller;
+use super::{Cells, api_status, status};
+use crate::api::{AdminApi as _, DeleteParams, check_tenant};
 use crate::cluster::View;
+use crate::cluster::meta::{Command, LIMITS, Limit, Reply};
 use crate::metrics::VERSION;
 use crate::node::Node;
 use crate::raft::Group;
 
+/// How long a node may take to hear of a change of the meta group that it passed on.
+const LEARNED_WITHIN: Duration = Duration::from_secs(2);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service.
@@ -117,6 +123,116 @@ impl Cluster for ClusterService {
             .map_err(|e| status(ErrorCode::NotLeader, e.to_string()))?;
         Ok(Response::new(TransferLeaderResponse {}))
     }
+
+    async fn delete_series(
+        &self,
+        request: Request<DeleteSeriesRequest>,
+    ) -> Result<Response<DeleteSeriesResponse>, Status> {
+        let _inside = self.cells.public.enter()?;
+        let node = self.cells.node()?;
+        let caller = caller(request.metadata(), self.cells.write_timeout)?;
+        let request = request.into_inner();
+        let params = DeleteParams {
+            matches: request.matches,
+            start_ms: request.start_ms.unwrap_or(i64::MIN),
+            end_ms: request.end_ms.unwrap_or(i64::MAX),
+        };
+        let deleted = node.admin().delete_series(caller, params).await;
+        deleted.map_err(api_status)?;
+        Ok(Response::new(DeleteSeriesResponse {}))
+    }
+
+    async fn get_limits(
+        &self,
+        request: Request<GetLimitsRequest>,
+    ) -> Result<Response<LimitsResponse>, Status> {
+        let node = self.cells.node()?;
+        limits(&node, request.into_inner().tenant).map(Response::new)
+    }
+
+    async fn set_limits(
+        &self,
+        request: Request<SetLimitsRequest>,
+    ) -> Result<Response<LimitsResponse>, Status> {
+        let node = self.cells.node()?;
+        let SetLimitsRequest { tenant, changes } = request.into_inner();
+        if let Some(tenant) = &tenant {
+            check_tenant(tenant).map_err(api_status)?;
+        }
+        let changes: Vec<_> = changes
+            .into_iter()
+            .map(|change| (change.name, change.value))
+            .collect();
+        let command = Command::SetLimits {
+            tenant: tenant.clone(),
+            changes: changes.clone(),
+        };
+        match node.commands().set_limits(&command).await.map_err(api_status)? {
+            Reply::Refused(why) => Err(status(ErrorCode::BadData, why)),
+            _ => {
+                learned(&node, tenant.as_deref(), &changes).await;
+                let shards: Vec<u32> = node
+                    .view()
+                    .get()
+                    .map(|v| v.shards().collect())
+                    .unwrap_or_default();
+                let deadline = std::time::Instant::now() + self.cells.write_timeout;
+                let spread = node
+                    .commands()
+                    .spread_limits(shards.into_iter(), tenant.as_deref(), deadline);
+                // They are set; a shard without a leader gets them when it has one.
+                spread.await.map_err(|e| {
+                    status(
+                        e.code,
+                        format!("the limits are set, but not in force everywhere yet: {e}"),
+                    )
+                })?;
+                limits(&node, tenant).map(Response::new)
+            }
+        }
+    }
+}
+
+/// Waits until this node knows of changes that the meta group has made, or somebody else has changed them
+/// again.
+async fn learned(node: &Node, tenant: Option<&str>, changes: &[(String, Option<u64>)]) {
+    let known = || {
+        node.view().get().is_some_and(|view| {
+            let own = tenant.map(|tenant| view.tenants.own(tenant));
+            changes.iter().all(|(name, value)| match &own {
+                Some(own) => own.get(name) == value.as_ref(),
+                None => view.limits.value(name) == *value,
+            })
+        })
+    };
+    let until = tokio::time::Instant::now() + LEARNED_WITHIN;
+    while !known() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The limits that count for all tenants, or for one, as this node knows them.
+fn limits(node: &Node, tenant: Option<String>) -> Result<LimitsResponse, Status> {
+    let view = node
+        .view()
+        .get()
+        .ok_or_else(|| status(ErrorCode::Starting, "the cluster is still forming"))?;
+    let own = tenant.map(|tenant| view.tenants.own(&tenant)).unwrap_or_default();
+    let value = |limit: &Limit| LimitValue {
+        name: limit.name.into(),
+        value: own
+            .get(limit.name)
+            .copied()
+            .or_else(|| view.limits.value(limit.name))
+            .unwrap_or_default(),
+        own: own.contains_key(limit.name),
+        time: limit.is_time,
+        by_tenant: limit.by_tenant,
+    };
+    Ok(LimitsResponse {
+        limits: LIMITS.iter().map(value).collect(),
+        tenants: view.tenants.with_limits().map(str::to_owned).collect(),
+    })
 }
 
 fn local_group(node: &Node, group: u32) -> Option<Group> {

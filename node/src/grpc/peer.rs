@@ -10,6 +10,7 @@ use quorate_proto::internal::peer_server::Peer;
 use quorate_proto::internal::{
     ForwardRequest, ForwardResponse, FoundRequest, FoundResponse, HelloRequest, HelloResponse, MetaRequest,
     MetaResponse, ReadIndexRequest, ReadIndexResponse, ReadShardRequest, ReadShardResponse,
+    ShardCommandRequest, ShardCommandResponse,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -96,6 +97,14 @@ impl Peer for PeerService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn command(
+        &self,
+        request: Request<ShardCommandRequest>,
+    ) -> Result<Response<ShardCommandResponse>, Status> {
+        let node = self.node(request.metadata())?;
+        Ok(Response::new(node.commands().serve(request.into_inner()).await))
     }
 
     async fn read_index(

@@ -104,9 +104,10 @@ async fn store(cells: &Cells, caller: Caller, request: &WriteRequest) -> Result<
         .cloned()
         .ok_or_else(|| ApiError::new(ErrorCode::Starting, "this node is still starting; retry"))?;
     let frontend = node.write();
+    frontend.shed()?;
     let _charge = cells.bytes_in_flight.charge(request.encoded_len() as u64)?;
     let mut batch = frontend.batch();
-    let filled = fill(&mut batch, frontend, &request.timeseries);
+    let filled = fill(&mut batch, frontend, &caller.tenant, &request.timeseries);
     let outcome = match filled {
         Ok(()) => Ok(frontend
             .store("grpc", &caller.tenant, &batch, caller.deadline)
@@ -117,8 +118,13 @@ async fn store(cells: &Cells, caller: Caller, request: &WriteRequest) -> Result<
     outcome
 }
 
-fn fill(batch: &mut Batch, frontend: &WriteFrontend, timeseries: &[TimeSeries]) -> Result<(), ApiError> {
-    let limits = frontend.decode_limits();
+fn fill(
+    batch: &mut Batch,
+    frontend: &WriteFrontend,
+    tenant: &str,
+    timeseries: &[TimeSeries],
+) -> Result<(), ApiError> {
+    let limits = frontend.decode_limits(tenant);
     for series in timeseries {
         let labels = series.labels.iter().map(|l| (l.name.as_str(), l.value.as_str()));
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value));

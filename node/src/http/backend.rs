@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quorate_proto::ErrorCode;
 use tokio::sync::Notify;
 
-use crate::api::{ApiError, QueryApi, WriteApi};
+use crate::api::{AdminApi, ApiError, QueryApi, WriteApi};
 use crate::cluster::Readiness;
 
 /// How long clients are asked to wait for a node that starts or stops, in milliseconds.
@@ -23,6 +23,8 @@ pub struct Apis {
     pub write: Arc<dyn WriteApi>,
     /// The way out.
     pub query: Arc<dyn QueryApi>,
+    /// Administration.
+    pub admin: Arc<dyn AdminApi>,
     /// What the node still waits for before it is ready, a reason each; empty when ready.
     pub pending: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }

@@ -131,6 +131,20 @@ impl App {
                 "/api/v1/status/buildinfo",
                 self.observed("buildinfo", either(get(admin::build_info))),
             )
+            .route(
+                "/api/v1/admin/tsdb/delete_series",
+                self.observed(
+                    "delete_series",
+                    post(query::delete_series).put(query::delete_series),
+                ),
+            )
+            .route(
+                "/api/v1/admin/tsdb/clean_tombstones",
+                self.observed(
+                    "clean_tombstones",
+                    post(query::clean_tombstones).put(query::clean_tombstones),
+                ),
+            )
             .route("/-/healthy", self.observed("healthy", get(admin::healthy)))
             .route("/-/ready", self.observed("ready", get(admin::ready)))
             .route("/metrics", self.observed("metrics", get(admin::metrics)))

@@ -17,7 +17,9 @@ use super::json::{self, Data, Success};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, invalid};
 use super::write::add_retry_after;
 use super::{App, body, tenant};
-use crate::api::{Answer, ApiError, Caller, InstantParams, MetaParams, RangeParams, ReadReport};
+use crate::api::{
+    Answer, ApiError, Caller, DeleteParams, InstantParams, MetaParams, RangeParams, ReadReport,
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TRUNCATED: &str = "results truncated due to limit";
@@ -155,6 +157,38 @@ pub(super) async fn label_values(
     .await
 }
 
+/// Deletes series, in Prometheus's form.
+pub(super) async fn delete_series(State(app): State<App>, request: Request) -> Response {
+    let deleted = async {
+        let (asked, _) = ask(&app, request).await?;
+        let Asked { apis, caller, params } = asked;
+        apis.admin.check()?;
+        let delete = DeleteParams {
+            matches: params.all("match[]"),
+            start_ms: params.time_or("start", MIN_TIME_MS)?,
+            end_ms: params.time_or("end", MAX_TIME_MS)?,
+        };
+        apis.admin.delete_series(caller, delete).await
+    };
+    no_content(deleted.await)
+}
+
+/// Deleted samples leave the disk when their rows are rewritten or expire; there is nothing to ask for.
+pub(super) async fn clean_tombstones(State(app): State<App>) -> Response {
+    no_content(app.backend.apis().and_then(|apis| apis.admin.check()))
+}
+
+fn no_content(done: Result<(), ApiError>) -> Response {
+    match done {
+        Ok(()) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Err(error) => failure(&error),
+    }
+}
+
 /// Reads the request, runs `run` within its deadline, and writes what came of it.
 async fn answer<F, R>(app: &App, request: Request, run: F) -> Response
 where
@@ -184,7 +218,7 @@ async fn ask(app: &App, request: Request) -> Result<(Asked, std::time::Duration)
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let form = match parts.method {
-        Method::POST => read_form(app, &parts.headers, body).await?,
+        Method::POST | Method::PUT => read_form(app, &parts.headers, body).await?,
         _ => Default::default(),
     };
     let params = Params::new(&form, parts.uri.query().unwrap_or_default())?;

@@ -94,6 +94,16 @@ impl WriteApi for Fake {
     }
 }
 
+impl AdminApi for Fake {
+    fn check(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+    fn delete_series(&self, caller: Caller, params: DeleteParams) -> BoxFuture<'_, Result<(), ApiError>> {
+        self.asked.lock().push(format!("{} {params:?}", caller.tenant));
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 impl QueryApi for Fake {
     fn instant(
         &self,
@@ -153,6 +163,30 @@ impl Reply {
     }
 }
 
+#[test]
+fn series_are_deleted_with_a_form_a_query_or_both() {
+    let server = server();
+    let path = "/api/v1/admin/tsdb/delete_series";
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let reply = server.post(&format!("{path}?match[]=b&end=5"), &form, b"match[]=a&start=1.5");
+    assert_eq!((reply.status, reply.text()), (204, ""));
+    let asked = server.fake.asked.lock().pop().unwrap();
+    let expected = DeleteParams {
+        matches: vec!["a".into(), "b".into()],
+        start_ms: 1_500,
+        end_ms: 5_000,
+    };
+    assert_eq!(asked, format!("default {expected:?}"));
+    assert_eq!(server.post(path, &form, b"match[]=a&start=x").status, 400);
+    assert_eq!(server.get(path).status, 405);
+    assert_eq!(
+        server
+            .post("/api/v1/admin/tsdb/clean_tombstones", &[], b"")
+            .status,
+        204
+    );
+}
+
 fn server() -> Server {
     server_with(|_| {})
 }
@@ -177,6 +211,7 @@ fn server_with(change: impl FnOnce(&mut Config)) -> Server {
     backend.open(Apis {
         write: fake.clone(),
         query: fake.clone(),
+        admin: fake.clone(),
         pending,
     });
     let app = App::new(

@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 
 pub use figures::{FigureSource, Figures, GroupFigures, HistogramFigures};
 
-use crate::api::WriteReport;
+use crate::api::{WriteReport, limit_behind};
 use crate::config::Config;
 use crate::inflight::BytesInFlight;
 
@@ -32,6 +32,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,6 +61,8 @@ pub struct Metrics {
     rejected: Family<ReasonLabels, Counter>,
     received: Family<ProtocolLabels, Counter>,
     duplicates: Counter,
+    limited: Family<LimitLabels, Counter>,
+    shed: Counter,
     requests: Family<RequestLabels, Counter>,
     latency: Family<HandlerLabels, Histogram>,
     connections: Gauge,
@@ -70,6 +77,8 @@ impl Metrics {
             rejected: Family::default(),
             received: Family::default(),
             duplicates: Counter::default(),
+            limited: Family::default(),
+            shed: Counter::default(),
             requests: Family::default(),
             latency: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 17))),
             connections: Gauge::default(),
@@ -90,6 +99,16 @@ impl Metrics {
             "quorate_duplicate_samples",
             "Samples received that were stored already with the same bits",
             metrics.duplicates.clone(),
+        );
+        registry.register(
+            "quorate_limited_samples",
+            "Samples refused because of a limit of a tenant or of this node, by limit",
+            metrics.limited.clone(),
+        );
+        registry.register(
+            "quorate_shed_writes",
+            "Write requests refused because the memory budget was used up",
+            metrics.shed.clone(),
         );
         registry.register(
             "quorate_http_requests",
@@ -139,12 +158,25 @@ impl Metrics {
             .inc_by(received);
         self.duplicates.inc_by(report.duplicates);
         for refused in &report.rejections {
+            if let Some(limit) = limit_behind(refused.reason) {
+                self.count_limited(limit, refused.samples);
+            }
             self.rejected
                 .get_or_create(&ReasonLabels {
                     reason: refused.reason,
                 })
                 .inc_by(refused.samples);
         }
+    }
+
+    /// Counts samples that a limit kept out.
+    pub fn count_limited(&self, limit: &'static str, samples: u64) {
+        self.limited.get_or_create(&LimitLabels { limit }).inc_by(samples);
+    }
+
+    /// Counts a write that was refused for want of memory.
+    pub fn count_shed(&self) {
+        self.shed.inc();
     }
 
     /// Counts an answered HTTP request.

@@ -197,7 +197,7 @@ async fn serve(
         .map_err(|_| ApiError::new(ErrorCode::ShuttingDown, "the node is stopping"))?
 }
 
-fn to_proto(matcher: &Matcher) -> MatcherProto {
+pub(crate) fn to_proto(matcher: &Matcher) -> MatcherProto {
     let op = match matcher.op() {
         MatchOp::Eq => 0,
         MatchOp::Ne => 1,
@@ -211,7 +211,7 @@ fn to_proto(matcher: &Matcher) -> MatcherProto {
     }
 }
 
-fn from_proto(matcher: &MatcherProto) -> Result<Matcher, ApiError> {
+pub(crate) fn from_proto(matcher: &MatcherProto) -> Result<Matcher, ApiError> {
     let op = match matcher.op {
         0 => MatchOp::Eq,
         1 => MatchOp::Ne,

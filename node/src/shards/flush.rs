@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::compact::{CompactionStats, Compactions};
 use super::{ShardReplica, Shards};
 use crate::cluster::MetaReplica;
+use crate::memory::MemoryBudget;
 use crate::raft::RaftLog;
 
 /// When to flush.
@@ -28,6 +29,9 @@ pub struct FlushPolicy {
 /// Log entries kept after a flush, so that a replica that is only a little behind catches up from the
 /// log and needs no snapshot.
 const KEEP_ENTRIES: u64 = 512;
+/// While memory is tight, a shard is flushed so often, if it has so much log behind it.
+const RELIEF_INTERVAL: Duration = Duration::from_secs(10);
+const RELIEF_BYTES: u64 = 1 << 20;
 const META_INTERVAL: Duration = Duration::from_secs(60);
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -39,6 +43,7 @@ pub async fn run_flushes(
     log: RaftLog,
     policy: FlushPolicy,
     compaction: Arc<CompactionStats>,
+    memory: Arc<MemoryBudget>,
     stop: CancellationToken,
 ) {
     let mut compactions = Compactions::new(compaction, policy.compaction_rate, stop.clone());
@@ -57,7 +62,10 @@ pub async fn run_flushes(
             let offset = policy.interval * position / count;
             let since = *last.entry(replica.id()).or_insert(started + offset);
             let due = since.elapsed() >= policy.interval || replica.unflushed_bytes() >= policy.log_bytes;
-            if due {
+            let relieves = memory.is_tight()
+                && since.elapsed() >= RELIEF_INTERVAL
+                && replica.unflushed_bytes() >= RELIEF_BYTES;
+            if due || relieves {
                 flush(replica, &log).await;
                 last.insert(replica.id(), Instant::now());
             }

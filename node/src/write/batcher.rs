@@ -92,7 +92,7 @@ impl Batcher {
 
     /// Commits a part. It was checked to be well-formed before.
     pub async fn submit(&self, part: Bytes) -> Result<Committed, ApiError> {
-        self.gate.check()?;
+        self.gate.admit()?;
         let (reply, outcome) = oneshot::channel();
         self.queue
             .try_send(Submitted { part, reply })
@@ -190,7 +190,15 @@ impl Task {
 
 async fn propose(replica: Arc<ShardReplica>, batch: Vec<Submitted>, gate: Arc<Gate>) {
     let (parts, replies): (Vec<Bytes>, Vec<Reply>) = batch.into_iter().map(|s| (s.part, s.reply)).unzip();
-    let result = match gate.stamp() {
+    // Without limits in its log, a shard would take what it must not.
+    let limited = match replica.storage().limits() {
+        Some(_) => Ok(()),
+        None => Err(ApiError::new(
+            ErrorCode::Starting,
+            "the shard is new and has no limits yet; retry",
+        )),
+    };
+    let result = match limited.and_then(|()| gate.stamp()) {
         Ok(now_ms) => commit(&replica, &parts, now_ms).await,
         Err(closed) => Err(closed),
     };

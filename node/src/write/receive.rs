@@ -6,25 +6,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quorate_ingest::{Batch, CacheHasher, DecodeLimits};
 use quorate_proto::ErrorCode;
-use quorate_storage::PartOutcome;
+use quorate_storage::{PartOutcome, RejectReason, Rejection};
 
-use super::Committed;
 use super::forward::Forwarder;
 use super::leaders::{Leader, Leaders};
 use super::place::{Name, Placed, Placer, ShardPart, refuse};
 use super::series_cache::{KnownSeries, SeriesCache};
-use crate::api::{ApiError, Refused, WriteReport};
+use super::{Committed, ShardCommands};
+use crate::api::{ApiError, Refused, WriteReport, limit_behind};
 use crate::cluster::{CurrentView, View};
 use crate::shards::Shards;
 
 /// First and longest wait between two tries of a part.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 /// Tries of a part whose shard has lost its quorum, as far as this node knows: the others may be better off.
 const LOST_TRIES: u32 = 2;
 /// How long a node that may take no writes has for handing leadership over.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(3);
-/// Rounds of "send labels": one for stale ids, one more for ids retired meanwhile.
-const LABEL_ROUNDS: u32 = 3;
+/// Rounds of "send labels": one for stale ids, one more for ids retired meanwhile, and some for quotas of
+/// series that others use up meanwhile.
+const LABEL_ROUNDS: u32 = 6;
 
 /// Where a part was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +62,15 @@ pub struct WritePath {
     cache: SeriesCache,
     hasher: CacheHasher,
     request_limits: DecodeLimits,
+    commands: Arc<ShardCommands>,
 }
 
 impl WritePath {
-    /// `request_limits` bounds whole requests; what bounds a series is replicated. `seed` is random
-    /// and fresh for each process.
+    /// `commands` knows the shards and their leaders. `request_limits` bounds whole requests; what bounds a
+    /// series is replicated. `seed` is random and fresh for each process.
     pub fn new(
         view: Arc<CurrentView>,
-        shards: Arc<Shards>,
-        leaders: Arc<Leaders>,
+        commands: Arc<ShardCommands>,
         forwarder: Forwarder,
         cached_series: usize,
         request_limits: DecodeLimits,
@@ -77,23 +78,32 @@ impl WritePath {
     ) -> WritePath {
         WritePath {
             view,
-            shards,
-            leaders,
+            shards: commands.shards().clone(),
+            leaders: commands.leaders().clone(),
             forwarder,
             cache: SeriesCache::new(cached_series),
             hasher: CacheHasher::new(seed),
             request_limits,
+            commands,
         }
     }
 
-    /// The limits that requests are decoded under: those of one series come from the meta group.
-    pub fn decode_limits(&self) -> DecodeLimits {
+    /// The most samples a second that this node takes of a tenant; 0 is no limit.
+    pub fn samples_per_second(&self, tenant: &str) -> u64 {
+        let view = self.view.get();
+        view.map_or(0, |view| view.limits_of(tenant).max_samples_per_second)
+    }
+
+    /// The limits that a tenant's requests are decoded under: those of one series come from the meta group.
+    pub fn decode_limits(&self, tenant: &str) -> DecodeLimits {
         let mut limits = self.request_limits.clone();
+        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         if let Some(view) = self.view.get() {
-            limits.max_labels_per_series = view.limits.max_labels as usize;
-            limits.max_label_name_bytes = view.limits.max_label_name_bytes as usize;
-            limits.max_label_value_bytes = view.limits.max_label_value_bytes as usize;
-            limits.max_metric_name_bytes = view.limits.max_label_name_bytes as usize;
+            let of_tenant = view.limits_of(tenant);
+            limits.max_labels_per_series = size(of_tenant.max_labels);
+            limits.max_label_name_bytes = size(of_tenant.max_label_name_bytes);
+            limits.max_label_value_bytes = size(of_tenant.max_label_value_bytes);
+            limits.max_metric_name_bytes = size(of_tenant.max_label_name_bytes);
         }
         limits
     }
@@ -113,7 +123,7 @@ impl WritePath {
             };
         };
         self.cache.enter_epoch(view.ring.epoch());
-        let limits = self.decode_limits();
+        let limits = self.decode_limits(tenant);
         let placer = Placer {
             view: &view,
             shards: &self.shards,
@@ -125,6 +135,9 @@ impl WritePath {
         let placed = placer.place(batch);
         let mut outcome = WriteOutcome::default();
         outcome.report.rejections = placed.refused;
+        for refused in &mut outcome.report.rejections {
+            name_label_limit(refused, tenant);
+        }
         let parts = placed
             .parts
             .into_iter()
@@ -169,20 +182,40 @@ impl WritePath {
             });
             outcome.report.stored += committed.outcome.stored;
             outcome.report.duplicates += committed.outcome.duplicates;
-            for rejection in committed.outcome.rejections {
+            let more_quota = match self
+                .more_quota(placer, (shard, &part.series), &committed.outcome, deadline)
+                .await
+            {
+                Ok(more) => more,
+                Err(e) => {
+                    outcome.failure = Some(e);
+                    return outcome;
+                }
+            };
+            for mut rejection in committed.outcome.rejections {
+                if rejection.reason == RejectReason::TenantSeriesLimit {
+                    if more_quota {
+                        continue;
+                    }
+                    let limit = placer.view.limits_of(placer.tenant).max_series;
+                    rejection.first += &how_to_raise("max_series", limit, placer.tenant);
+                }
                 let reason = rejection.reason.as_str();
                 refuse(&mut outcome.report.rejections, reason, rejection.samples, || {
                     rejection.first
                 });
             }
             let unknown = &committed.outcome.unknown_ids;
-            if unknown.is_empty() {
+            if unknown.is_empty() && !more_quota {
                 return outcome;
             }
             let again: Vec<Placed> = part
                 .series
                 .iter()
-                .filter(|s| matches!(s.name, Name::Known(id) if unknown.contains(&id)))
+                .filter(|s| match s.name {
+                    Name::Known(id) => unknown.contains(&id),
+                    Name::New(ordinal) => more_quota && !registered(&committed.outcome.new_ids, ordinal),
+                })
                 .copied()
                 .collect();
             again.iter().for_each(|s| self.cache.remove(s.key));
@@ -192,6 +225,30 @@ impl WritePath {
         let what = format!("shard {shard} asked for labels {LABEL_ROUNDS} times; retry");
         outcome.failure = Some(ApiError::new(ErrorCode::Overloaded, what));
         outcome
+    }
+
+    /// Whether series that the tenant had no quota for can be registered now, because there is more of it.
+    async fn more_quota(
+        &self,
+        placer: &Placer<'_>,
+        (shard, series): (u32, &[Placed]),
+        outcome: &PartOutcome,
+        deadline: Instant,
+    ) -> Result<bool, ApiError> {
+        let limited = |r: &Rejection| r.reason == RejectReason::TenantSeriesLimit;
+        if !outcome.rejections.iter().any(limited) {
+            return Ok(false);
+        }
+        // The newest, not the one that the request began with.
+        let used_up = self.view.get().is_some_and(|view| view.used_up(placer.tenant));
+        if used_up {
+            return Ok(false);
+        }
+        let without_id = |s: &&Placed| matches!(s.name, Name::New(at) if !registered(&outcome.new_ids, at));
+        let wanted = series.iter().filter(without_id).count() as u64;
+        self.commands
+            .raise_quota(shard, placer.tenant, wanted, deadline)
+            .await
     }
 
     /// Takes over the ids that the shard gave to new series.
@@ -296,9 +353,29 @@ impl WritePath {
     }
 }
 
+/// Whether a series that came with labels has an id now.
+fn registered(new_ids: &[u64], ordinal: u32) -> bool {
+    new_ids.get(ordinal as usize).is_some_and(|id| *id != u64::MAX)
+}
+
+/// Names the limit that a refusal of labels comes from.
+fn name_label_limit(refused: &mut Refused, tenant: &str) {
+    let Some(name) = limit_behind(refused.reason) else {
+        return;
+    };
+    refused.first += &format!("; to raise the limit: quorate cluster limits set {name}=N --for {tenant}");
+}
+
+fn how_to_raise(name: &str, limit: u64, tenant: &str) -> String {
+    format!(
+        "; the limit of all shards together is {name}={limit}; to raise it: \
+         quorate cluster limits set {name}=N --for {tenant}"
+    )
+}
+
 /// Leadership moves within a second or so, also away from nodes that may not lead; overload does not
 /// pass by pressing on.
-fn worth_another_try(code: ErrorCode, so_far: Duration) -> bool {
+pub(super) fn worth_another_try(code: ErrorCode, so_far: Duration) -> bool {
     use ErrorCode::{ClockSkew, DiskReserve, DiskStalled, NoLeader, NotLeader, ShuttingDown, Starting};
     match code {
         NoLeader | NotLeader | Starting => true,

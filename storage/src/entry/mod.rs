@@ -1,5 +1,5 @@
 //! The commands of a shard's log: batches of samples built by receiving nodes, changes of limits,
-//! and deletions.
+//! deletions and quotas.
 //!
 //! Entry: `"QE" version kind zigzag(now_ms) body crc32c`. A write's body is a sequence of parts, each
 //! with its length before it; the leader concatenates parts without looking into them.
@@ -12,6 +12,7 @@ mod value;
 use bytes::Bytes;
 
 use crate::limits::Limits;
+use crate::quota::Quota;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 pub use deletion::{Deletion, MAX_DELETION_MATCHERS, encode_deletion_entry};
@@ -30,6 +31,7 @@ const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
 const KIND_LIMITS: u8 = 2;
 const KIND_DELETION: u8 = 3;
+const KIND_QUOTA: u8 = 4;
 
 /// Why bytes are not an entry, a part or an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +82,25 @@ pub fn encode_limits_entry(now_ms: i64, limits: &Limits) -> Bytes {
     seal(out)
 }
 
+/// An entry that gives a tenant a quota of series. `now_ms` is the leader's clock, Unix milliseconds.
+pub fn encode_quota_entry(now_ms: i64, tenant: &str, quota: Quota) -> Bytes {
+    let mut out = header(KIND_QUOTA, now_ms, 160);
+    put_bytes(&mut out, tenant.as_bytes());
+    put_u64(&mut out, quota.epoch);
+    put_u64(&mut out, quota.series);
+    seal(out)
+}
+
+fn decode_quota<'a>(reader: &mut Reader<'a>) -> Option<Command<'a>> {
+    let tenant = std::str::from_utf8(reader.bytes()?).ok()?;
+    let quota = Quota {
+        epoch: reader.varint()?,
+        series: reader.varint()?,
+    };
+    let fits = !tenant.is_empty() && tenant.len() <= MAX_TENANT_BYTES;
+    fits.then_some(Command::Quota(tenant, quota))
+}
+
 fn header(kind: u8, now_ms: i64, capacity: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(&MAGIC);
@@ -107,6 +128,7 @@ pub(crate) enum Command<'a> {
     Write(Vec<&'a [u8]>),
     Limits(Limits),
     Delete(Deletion),
+    Quota(&'a str, Quota),
 }
 
 /// Checks the frame of an entry and splits it into parts.
@@ -145,6 +167,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry<'_>, EntryError> {
             Command::Write(parts)
         }
         KIND_LIMITS => Command::Limits(Limits::decode(&mut reader).ok_or_else(cut)?),
+        KIND_QUOTA => decode_quota(&mut reader).ok_or_else(|| malformed("quota", "its fields do not fit"))?,
         KIND_DELETION => Command::Delete(deletion::decode(&mut reader)?),
         found => return Err(EntryError::Unknown { what: "entry", found }),
     };

@@ -23,16 +23,19 @@ pub enum RejectReason {
     DuplicateTimestamp = 4,
     /// The shard has its maximum of series.
     SeriesLimit = 5,
+    /// The tenant has no quota left for another series on the shard.
+    TenantSeriesLimit = 6,
 }
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::TooOld,
         Self::OutOfOrder,
         Self::TooFarAhead,
         Self::DuplicateTimestamp,
         Self::SeriesLimit,
+        Self::TenantSeriesLimit,
     ];
 
     /// The reason's stable name, in snake case.
@@ -43,6 +46,7 @@ impl RejectReason {
             Self::TooFarAhead => "too_far_ahead",
             Self::DuplicateTimestamp => "duplicate_timestamp",
             Self::SeriesLimit => "series_limit",
+            Self::TenantSeriesLimit => "tenant_series_limit",
         }
     }
 }

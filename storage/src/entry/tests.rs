@@ -54,7 +54,7 @@ fn golden_write_entry() {
 #[test]
 fn golden_limits_entry() {
     let entry = encode_limits_entry(-5, &Limits::default());
-    crate::golden::check("entry-limits-v1", &entry);
+    crate::golden::check("entry-limits-v2", &entry);
     let decoded = decode(&entry).unwrap();
     assert_eq!(decoded.now_ms, -5);
     assert!(matches!(decoded.command, Command::Limits(limits) if limits == Limits::default()));
@@ -150,6 +150,19 @@ proptest! {
         part.extend(&bytes);
         let _ = PartView::decode(&part, &mut columns);
     }
+}
+
+#[test]
+fn golden_quota_entry() {
+    let quota = Quota {
+        epoch: 3,
+        series: 5_000,
+    };
+    let entry = encode_quota_entry(1_700_000_020_000, "acme", quota);
+    crate::golden::check("entry-quota-v1", &entry);
+    let decoded = decode(&entry).unwrap();
+    assert!(matches!(decoded.command, Command::Quota("acme", found) if found == quota));
+    assert!(decode(&encode_quota_entry(0, "", quota)).is_err());
 }
 
 fn sample_deletion() -> Deletion {

@@ -21,7 +21,7 @@ pub const META_CF: &str = "cluster";
 const ROW_MAGIC: &[u8; 4] = b"QMET";
 const COMMAND_MAGIC: &[u8; 4] = b"QCMD";
 const REPLY_MAGIC: &[u8; 4] = b"QREP";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The durable row, and the one chunk of a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]

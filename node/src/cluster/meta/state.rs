@@ -6,6 +6,8 @@ use quorate_raft_log::{GroupId, ReplicaId};
 use quorate_ring::Ring;
 use serde::{Deserialize, Serialize};
 
+use super::limits::{LeaseRequest, Tenants, lease, set_limits};
+
 /// The meta group's id; shards are the groups from 1.
 pub const META_GROUP: GroupId = 0;
 /// Replica ids below this are given out at founding, by the position of the node.
@@ -52,6 +54,10 @@ pub struct ClusterLimits {
     pub max_label_name_bytes: u32,
     /// Bytes of a label value.
     pub max_label_value_bytes: u32,
+    /// Series of one tenant in the whole cluster; 0 is no limit.
+    pub max_series: u64,
+    /// Samples a second that one node takes of one tenant; 0 is no limit.
+    pub max_samples_per_second: u64,
 }
 
 /// A Raft group and who should hold it.
@@ -97,6 +103,8 @@ pub struct Cluster {
     pub next_replica: ReplicaId,
     /// The last join of each node, so that a repeated request gets the same answer.
     pub joins: BTreeMap<u64, u64>,
+    /// What tenants have of their own.
+    pub tenants: Tenants,
 }
 
 /// A change of the meta state. Discriminants are the order of this list: append only.
@@ -113,6 +121,15 @@ pub enum Command {
         /// Random, made by the joining data directory.
         nonce: u64,
     },
+    /// Changes limits: of one tenant, or those that count for all that have none of their own.
+    SetLimits {
+        /// Absent: for all.
+        tenant: Option<String>,
+        /// Names and new values; no value gives a tenant's limit up for that of all.
+        changes: Vec<(String, Option<u64>)>,
+    },
+    /// A shard asks for a larger share of a tenant's series.
+    Lease(LeaseRequest),
 }
 
 /// The answer to a [`Command`].
@@ -129,6 +146,10 @@ pub enum Reply {
     },
     /// Refused; nothing changed.
     Refused(String),
+    /// The series that the shard may have of the tenant, `u64::MAX` for any number.
+    Leased(u64),
+    /// Nothing can be given out before these shards have said what they hold.
+    LeaseAwaits(Vec<GroupId>),
 }
 
 /// The replicated state: empty until the bootstrap command is applied.
@@ -153,6 +174,10 @@ impl MetaState {
             (_, None) => Reply::Refused("the cluster is not bootstrapped yet; retry".into()),
             (Command::UpsertNode(node), Some(cluster)) => cluster.upsert(node),
             (Command::Join { node, nonce }, Some(cluster)) => cluster.join(node, nonce),
+            (Command::SetLimits { tenant, changes }, Some(cluster)) => {
+                set_limits(cluster, tenant.as_deref(), &changes).map_or_else(Reply::Refused, |()| Reply::Done)
+            }
+            (Command::Lease(request), Some(cluster)) => lease(cluster, request),
         }
     }
 }
@@ -242,11 +267,14 @@ pub(crate) mod tests {
                 max_labels: 5,
                 max_label_name_bytes: 6,
                 max_label_value_bytes: 7,
+                max_series: 0,
+                max_samples_per_second: 0,
             },
             nodes: (1..=3).map(|n| (n, node(n))).collect(),
             groups: BTreeMap::from([(0, group.clone()), (1, group)]),
             next_replica: FIRST_ALLOTTED_REPLICA,
             joins: BTreeMap::new(),
+            tenants: Tenants::default(),
         }
     }
 
