@@ -31,6 +31,10 @@ enum Command {
     Labels(cli::labels::LabelsArgs),
     /// Send samples in the text exposition format.
     Write(cli::write::WriteArgs),
+    /// Take over what a Prometheus has stored, or OpenMetrics text.
+    Import(cli::import::ImportArgs),
+    /// Write samples out as OpenMetrics text, or send them on by remote write.
+    Export(cli::export::ExportArgs),
     /// Show the cluster, compare replicas, move leaders.
     Cluster(cli::cluster::ClusterArgs),
 }
@@ -54,6 +58,8 @@ pub fn run() -> ExitCode {
             Command::Series(args) => cli::series::run(args).await,
             Command::Labels(args) => cli::labels::run(args).await,
             Command::Write(args) => cli::write::run(args).await,
+            Command::Import(args) => cli::import::run(args).await,
+            Command::Export(args) => cli::export::run(args).await,
             Command::Cluster(args) => cli::cluster::run(args).await,
         }
     });

@@ -38,6 +38,11 @@ impl ConnectArgs {
         self.client_for(endpoints)
     }
 
+    /// The tenant.
+    pub(super) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
     /// A client with these flags for other endpoints.
     pub(super) fn client_for(&self, endpoints: Vec<String>) -> anyhow::Result<Client> {
         let builder = Client::builder()

@@ -4,6 +4,8 @@ mod chart;
 pub mod check;
 pub mod cluster;
 mod connect;
+pub mod export;
+pub mod import;
 mod json;
 pub mod labels;
 mod limits;
