@@ -147,6 +147,11 @@ impl<R: AsyncRuntime> Group<R> {
             }
             state.skip_to(purged);
         }
+        if let Some(durable) = durable {
+            drop_contradicted(&parts, log, &mut recovered, durable)
+                .await
+                .map_err(io)?;
+        }
 
         // A new replica has no past a lease could count on; any other waits one lease.
         let guard = !recovered.is_empty() && !mutant!("no_vote_guard");
@@ -227,6 +232,33 @@ impl<R: AsyncRuntime> Group<R> {
             tracing::warn!(log = %self.inner.log, %error, "the group did not stop cleanly");
         }
     }
+}
+
+/// Empties a log whose entry at `durable`, where the state machine stands, is another one: a snapshot was installed, and
+/// the crash took back what openraft had cut off for it. All that lies there is covered by the snapshot, or follows an
+/// entry that never was committed. openraft refuses to start on it.
+async fn drop_contradicted(
+    parts: &Parts,
+    log: LogKey,
+    recovered: &mut RecoveredLog,
+    durable: LogPosition,
+) -> io::Result<()> {
+    let (Some(first), Some(last)) = (recovered.first, recovered.last) else {
+        return Ok(());
+    };
+    if !(first..=last.index).contains(&durable.index) {
+        return Ok(());
+    }
+    let device = parts.device.clone();
+    let at = durable.index;
+    let found = crate::offload::run(move || device.read(log, at..at + 1, 1)).await??;
+    if found.iter().any(|record| record.position == durable) {
+        return Ok(());
+    }
+    tracing::warn!(%log, %durable, %last, "the log contradicts the installed snapshot; it is dropped");
+    parts.writer.durable(DeviceOp::Truncate(log, first)).await?;
+    (recovered.first, recovered.last) = (None, None);
+    Ok(())
 }
 
 /// Cuts the log to what this replica last knew to be committed, on the belief that only that counts. The

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use futures_util::FutureExt;
-use quorate_raft_log::{GroupStatus, OpenError, Role};
+use quorate_raft_log::{
+    DeviceOp, EntryKind, GroupStatus, LogDevice, LogKey, LogPosition, OpenError, Record, Role,
+};
 
 use crate::support::Cluster;
 use crate::support::cluster::LIMIT;
@@ -166,6 +168,41 @@ async fn a_state_machine_behind_the_purge_is_refused_at_open() {
         matches!(refused, OpenError::AppliedBehindPurged { durable: None, .. }),
         "{refused}"
     );
+}
+
+/// A leader that lost its term writes what nobody else has; a snapshot of the next term replaces it; the power goes
+/// after the snapshot is durable, and before the log's cut is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_contradicts_an_installed_snapshot_is_dropped_at_open() {
+    let (mut cluster, old) = Cluster::<Rt>::formed(3, THREAD).await;
+    cluster.commit("one").await;
+    cluster.converge(&[1, 2, 3]).await;
+    let status = cluster.group(old).status();
+    let (term, last) = (status.term, status.last_log.unwrap());
+    cluster.power_cut(old, 0).await;
+    let rest = cluster.others(old);
+    let leader = cluster.leader_among(&rest).await;
+    cluster.commit("two").await;
+    cluster.converge(&rest).await;
+    cluster.machine(leader).flush();
+    let log = LogKey {
+        group: cluster.group(leader).group(),
+        replica: cluster.replica(old),
+    };
+    let alone = (last + 1..last + 9).map(|index| Record {
+        position: LogPosition { term, index },
+        kind: EntryKind::Command,
+        payload: "never committed".into(),
+    });
+    let device = cluster.disk(old).mount();
+    device
+        .write(&[DeviceOp::Append(log, alone.collect())], true)
+        .unwrap();
+    cluster.machine_disk(old).copy_from(&cluster.machine_disk(leader));
+    cluster.start(old).await;
+    cluster.commit("three").await;
+    assert_eq!(cluster.converge(&[1, 2, 3]).await, ["one", "two", "three"]);
+    cluster.shutdown().await;
 }
 
 /// RFT-7

@@ -27,6 +27,12 @@ impl MachineDisk {
         self.0.lock().clone()
     }
 
+    /// Holds what another one does, as after an installed snapshot.
+    pub fn copy_from(&self, other: &MachineDisk) {
+        let applied = other.load();
+        *self.0.lock() = applied;
+    }
+
     /// Loses everything, as a disk swap would.
     pub fn wipe(&self) {
         *self.0.lock() = Applied::default();
