@@ -37,6 +37,10 @@ enum Command {
     Export(cli::export::ExportArgs),
     /// Show the cluster, compare replicas, move leaders.
     Cluster(cli::cluster::ClusterArgs),
+    /// Look at stored samples. The node must not run; nothing is changed.
+    Storage(cli::storage::StorageArgs),
+    /// Look at replicated logs. The node must not run; nothing is changed.
+    RaftLog(cli::raft_log::RaftLogArgs),
 }
 
 /// Reads the command line, does what it says, and gives the process's exit code.
@@ -61,6 +65,8 @@ pub fn run() -> ExitCode {
             Command::Import(args) => cli::import::run(args).await,
             Command::Export(args) => cli::export::run(args).await,
             Command::Cluster(args) => cli::cluster::run(args).await,
+            Command::Storage(args) => cli::storage::run(args).await,
+            Command::RaftLog(args) => cli::raft_log::run(args).await,
         }
     });
     match outcome {

@@ -35,8 +35,9 @@ pub use group::{
     Role, TransferError, WaitError,
 };
 pub use log::{
-    DeviceOp, ENTRIES_CF, EntryKind, Histogram, LogDevice, MemDevice, MemDisk, Record, RecoveredLog,
-    RiderRow, RocksDevice, STATE_CF, StoredVote, WriterStats, column_families, tune_database,
+    DeviceOp, ENTRIES_CF, EntryKind, Histogram, LogDevice, LogReport, MemDevice, MemDisk, Record,
+    RecoveredLog, RiderRow, RocksDevice, STATE_CF, StoredVote, WriterStats, column_families, inspect_logs,
+    tune_database,
 };
 pub use machine::{Durable, Payload, SnapshotOut, SnapshotReader, SnapshotWriter, StateMachine};
 pub use membership::{MembershipError, describe as describe_membership};

@@ -38,6 +38,19 @@ impl SampleColumns {
         self.values.clear();
     }
 
+    /// Sorts by time, keeping samples of the same time in their order.
+    pub(crate) fn put_in_order(&mut self) {
+        if self.timestamps.windows(2).all(|two| two[0] < two[1]) {
+            return;
+        }
+        let mut rows: Vec<(i64, f64)> = self.iter().collect();
+        rows.sort_by_key(|row| row.0);
+        self.clear();
+        for (t, value) in rows {
+            self.push(t, value);
+        }
+    }
+
     /// How many samples there are.
     pub fn len(&self) -> usize {
         self.timestamps.len()

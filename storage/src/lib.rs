@@ -22,6 +22,7 @@ mod flushed;
 #[cfg(test)]
 mod golden;
 mod head;
+pub mod inspect;
 mod install;
 pub mod labels;
 pub mod limits;

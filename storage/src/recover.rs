@@ -171,6 +171,23 @@ pub(crate) fn range_iterator<'db>(
 
 /// Deletes rows that the meta row does not list: leftovers of flushes and installs cut off by a crash.
 fn delete_unlisted(db: &Db, key: ReplicaKey, meta: Option<&ShardMeta>) -> Result<(), StorageError> {
+    for gap in unlisted(db, key, meta)? {
+        if gap.cf == CF_CHUNKS {
+            delete_range(db, key.shard, &gap)?;
+        } else {
+            // The first state row that is kept has the key where the gap ends.
+            delete_rows(db, key.shard, &gap)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ranges that hold rows which the meta row does not list.
+pub(crate) fn unlisted(
+    db: &Db,
+    key: ReplicaKey,
+    meta: Option<&ShardMeta>,
+) -> Result<Vec<RowRange>, StorageError> {
     let (mut chunks, mut series) = (Vec::new(), Vec::new());
     if let Some(meta) = meta {
         chunks.extend(meta.generations.iter().map(|g| chunk_range(key, g.number)));
@@ -181,12 +198,18 @@ fn delete_unlisted(db: &Db, key: ReplicaKey, meta: Option<&ShardMeta>) -> Result
         });
         series.push(state_range(key, meta.epoch, meta.state_generation));
     }
-    delete_gaps(db, key, CF_CHUNKS, chunks)?;
-    delete_gaps(db, key, CF_SERIES, series)
+    let mut found = gaps(db, key, CF_CHUNKS, chunks)?;
+    found.extend(gaps(db, key, CF_SERIES, series)?);
+    Ok(found)
 }
 
-/// Deletes the rows of the replica in one family that lie in none of the `kept` ranges, which ascend.
-fn delete_gaps(db: &Db, key: ReplicaKey, cf: &'static str, kept: Vec<RowRange>) -> Result<(), StorageError> {
+/// Ranges of the replica in one family that hold rows and are none of the `kept` ones, which ascend.
+fn gaps(
+    db: &Db,
+    key: ReplicaKey,
+    cf: &'static str,
+    kept: Vec<RowRange>,
+) -> Result<Vec<RowRange>, StorageError> {
     let mut from = key.prefix();
     let mut gaps = Vec::new();
     for range in kept {
@@ -202,17 +225,17 @@ fn delete_gaps(db: &Db, key: ReplicaKey, cf: &'static str, kept: Vec<RowRange>) 
         from,
         to: key.end(),
     });
-    for gap in gaps.iter().filter(|gap| gap.from < gap.to) {
-        let mut rows = range_iterator(db, key.shard, gap)?;
+    let mut found = Vec::new();
+    for gap in gaps.into_iter().filter(|gap| gap.from < gap.to) {
+        let mut rows = range_iterator(db, key.shard, &gap)?;
         rows.seek(&gap.from);
         rows.status()
             .map_err(StorageError::rocks(key.shard, "looking for leftover rows"))?;
-        if rows.valid() && cf == CF_CHUNKS {
-            delete_range(db, key.shard, gap)?;
-        } else if rows.valid() {
-            // The first state row that is kept has the key where the gap ends.
-            delete_rows(db, key.shard, gap)?;
+        let holds_rows = rows.valid();
+        drop(rows);
+        if holds_rows {
+            found.push(gap);
         }
     }
-    Ok(())
+    Ok(found)
 }

@@ -105,19 +105,9 @@ impl SelectedSeries {
             add(*t, *bits);
         }
         if !sorted {
-            sort(out);
+            out.put_in_order();
         }
         Ok(())
-    }
-}
-
-/// Sorts by time. No timestamp occurs twice: apply stores one sample per series and timestamp.
-fn sort(out: &mut SampleColumns) {
-    let mut rows: Vec<(i64, f64)> = out.iter().collect();
-    rows.sort_unstable_by_key(|row| row.0);
-    out.clear();
-    for (t, value) in rows {
-        out.push(t, value);
     }
 }
 

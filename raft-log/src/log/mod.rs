@@ -4,6 +4,7 @@
 mod conformance;
 mod device;
 mod entry_key;
+mod inspect;
 mod mem;
 mod record;
 mod rocks;
@@ -19,6 +20,7 @@ mod watchdog;
 mod writer;
 
 pub use device::{DeviceOp, LogDevice, RecoveredLog, RiderRow, StoredVote};
+pub use inspect::{LogReport, inspect_logs};
 pub use mem::{MemDevice, MemDisk};
 pub use record::{EntryKind, Record};
 pub(crate) use record::{from_record, to_record};

@@ -125,6 +125,11 @@ impl TimesRow {
         Ok(Self { bytes, ends, from })
     }
 
+    /// How many columns there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes.len() + self.ends.len() * 8 + 100
     }

@@ -1,0 +1,62 @@
+//! The samples of a replica as a reader would see them after a restart, without the log.
+
+use super::{StoredReplica, labels_rows};
+use crate::columns::SampleColumns;
+use crate::error::StorageError;
+use crate::labels::Labels;
+use crate::matcher::Matcher;
+use crate::rows::Db;
+use crate::slab::{SeriesKey, SlabReader, Window, metric_number};
+
+/// Bytes of rows kept while all series are read.
+const READER_BYTES_MAX: usize = 32 << 20;
+
+/// A series and its flushed samples.
+#[derive(Debug)]
+pub struct DumpedSeries<'a> {
+    /// Whose.
+    pub tenant: &'a str,
+    /// Its id in the shard.
+    pub id: u64,
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// What is flushed, neither deleted nor before the retention cut, in order of time.
+    pub samples: &'a SampleColumns,
+}
+
+/// Calls `visit` with every series that passes all matchers, in order of ids.
+pub fn dump(
+    db: &Db,
+    replica: &StoredReplica,
+    matchers: &[Matcher],
+    visit: &mut dyn FnMut(DumpedSeries<'_>),
+) -> Result<(), StorageError> {
+    let Some(meta) = &replica.meta else { return Ok(()) };
+    let mut reader = SlabReader::new(replica.key(), READER_BYTES_MAX, false);
+    let mut samples = SampleColumns::new();
+    labels_rows(db, replica, |series, tenant, labels| {
+        let value_of = |name: &str| labels.get(name).unwrap_or_default();
+        if !matchers.iter().all(|m| m.matches(value_of(m.name()))) {
+            return Ok(());
+        }
+        let mask = meta.tombstones.over(series);
+        let window = Window {
+            start_ms: meta.clock.cut_ms,
+            end_ms: i64::MAX,
+            mask: &mask,
+        };
+        let metric = metric_number(tenant, &labels);
+        samples.clear();
+        for generation in &meta.generations {
+            reader.read(db, generation, SeriesKey { metric, series }, window, &mut samples)?;
+        }
+        samples.put_in_order();
+        visit(DumpedSeries {
+            tenant,
+            id: series,
+            labels: &labels,
+            samples: &samples,
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,169 @@
+//! Checking everything that is stored of a replica.
+
+use hashbrown::HashSet;
+
+use super::generation::{self, Known};
+use super::{StoredReplica, dump, labels_rows};
+use crate::error::StorageError;
+use crate::flushed::state_range;
+use crate::meta::ShardMeta;
+use crate::recover::{scan, unlisted};
+use crate::rows::Db;
+use crate::series_rows::{SeriesState, decode_states};
+use crate::slab::metric_number;
+
+/// Problems listed at most; more are counted.
+const PROBLEMS_MAX: usize = 100;
+
+/// What a check of a replica found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// Registered series.
+    pub series: u64,
+    /// Generations checked.
+    pub generations: u64,
+    /// Samples that a reader would see.
+    pub samples: u64,
+    /// What is wrong, each with its place; the first hundred.
+    pub problems: Vec<String>,
+    /// How many there are in all.
+    pub problems_total: u64,
+    /// Families with rows that a crash left over; opening deletes them. Not a problem.
+    pub leftovers: Vec<&'static str>,
+}
+
+/// Collects problems.
+pub(super) struct Problems<'a>(&'a mut ReplicaReport);
+
+impl Problems<'_> {
+    pub(super) fn add(&mut self, problem: String) {
+        self.0.problems_total += 1;
+        if self.0.problems.len() < PROBLEMS_MAX {
+            self.0.problems.push(problem);
+        }
+    }
+}
+
+/// Checks all rows of a replica: every checksum, that labels, states, slabs and timestamps are there and agree
+/// with each other and with the meta row. An error means that the database could not be read.
+pub fn verify(db: &Db, replica: &StoredReplica) -> Result<ReplicaReport, StorageError> {
+    let mut report = ReplicaReport {
+        leftovers: unlisted(db, replica.key(), replica.meta.as_ref())?
+            .iter()
+            .map(|range| range.cf)
+            .collect(),
+        ..ReplicaReport::default()
+    };
+    let Some(meta) = &replica.meta else {
+        return Ok(report);
+    };
+    let metrics = check_labels(db, replica, meta, &mut Problems(&mut report))?;
+    let states = check_states(db, replica, meta, &mut Problems(&mut report))?;
+    report.series = metrics.len() as u64;
+    report.generations = meta.generations.len() as u64;
+    let known = Known {
+        db,
+        key: replica.key(),
+        metrics: &metrics,
+    };
+    for checked in &meta.generations {
+        generation::check(&known, checked, &mut Problems(&mut report))?;
+    }
+    // With damaged rows the samples can't be put together.
+    if report.problems.is_empty() {
+        check_samples(db, replica, &states, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn check_labels(
+    db: &Db,
+    replica: &StoredReplica,
+    meta: &ShardMeta,
+    problems: &mut Problems<'_>,
+) -> Result<Vec<u32>, StorageError> {
+    let mut metrics = Vec::new();
+    let mut seen: HashSet<u128> = HashSet::new();
+    let read = labels_rows(db, replica, |id, tenant, labels| {
+        if id != metrics.len() as u64 + 1 {
+            problems.add(format!(
+                "label rows: series {} is followed by {id}",
+                metrics.len()
+            ));
+        }
+        let mut identity = tenant.as_bytes().to_vec();
+        identity.push(0xff);
+        identity.extend_from_slice(labels.as_bytes());
+        if !seen.insert(xxhash_rust::xxh3::xxh3_128(&identity)) {
+            problems.add(format!("series {id}: another one has the labels {labels}"));
+        }
+        metrics.push(metric_number(tenant, &labels));
+        Ok(())
+    });
+    if let Err(error) = read {
+        problems.add(error.to_string());
+    }
+    if metrics.len() as u64 + 1 != meta.next_id {
+        let expected = meta.next_id - 1;
+        problems.add(format!(
+            "{expected} series are registered, {} have labels",
+            metrics.len()
+        ));
+    }
+    Ok(metrics)
+}
+
+fn check_states(
+    db: &Db,
+    replica: &StoredReplica,
+    meta: &ShardMeta,
+    problems: &mut Problems<'_>,
+) -> Result<Vec<SeriesState>, StorageError> {
+    let range = state_range(replica.key(), meta.epoch, meta.state_generation);
+    let mut states = Vec::new();
+    scan(db, replica.shard, &range, |_, value| {
+        match decode_states(value) {
+            Ok(block) => states.extend(block),
+            Err(detail) => problems.add(format!("the state row after series {}: {detail}", states.len())),
+        }
+        Ok(())
+    })?;
+    if states.len() as u64 + 1 != meta.next_id {
+        let expected = meta.next_id - 1;
+        problems.add(format!(
+            "{expected} series are registered, {} have states",
+            states.len()
+        ));
+    }
+    Ok(states)
+}
+
+/// Samples are within the bounds that the state of their series gives, and none is stored twice.
+fn check_samples(
+    db: &Db,
+    replica: &StoredReplica,
+    states: &[SeriesState],
+    report: &mut ReplicaReport,
+) -> Result<(), StorageError> {
+    let mut samples = 0;
+    let mut problems = Problems(report);
+    dump(db, replica, &[], &mut |series| {
+        let timestamps = &series.samples.timestamps;
+        samples += timestamps.len() as u64;
+        let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else {
+            return;
+        };
+        if timestamps.windows(2).any(|two| two[0] == two[1]) {
+            problems.add(format!("series {}: two samples have the same time", series.id));
+        }
+        let state = states.get(series.id as usize - 1);
+        if state.is_none_or(|state| *first < state.oldest_ms || *last > state.newest_ms) {
+            problems.add(format!(
+                "series {}: it has samples from {first} to {last}, its state is {state:?}",
+                series.id
+            ));
+        }
+    })?;
+    report.samples = samples;
+    Ok(())
+}
