@@ -99,7 +99,7 @@ jepsen: ## Torment real clusters for 90 minutes: make jepsen ARGS="--minutes 10 
 	@exec "$(dir $(QUORATE))jepsen" --log docs/JEPSEN-RUNS.md --out "$(CARGO_TARGET_DIR)/jepsen-runs" $(ARGS)
 
 .PHONY: bench
-bench: ## Measure the cost of a sample, beside Prometheus and VictoriaMetrics
+bench: ## Measure the cost of a sample under four loads, beside VictoriaMetrics and Prometheus
 	@scripts/setup.sh bench
 	@$(CARGO) build $(LOCKED) --package quorate-node --package quorate-bench
 	@exec "$(dir $(QUORATE))cost" $(ARGS)

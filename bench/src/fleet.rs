@@ -144,15 +144,27 @@ enum Kind {
     Constant,
 }
 
+#[derive(Debug)]
 struct Shape {
     metric: String,
     labels: Vec<(&'static str, String)>,
     kind: Kind,
 }
 
+/// Which timestamps the samples of a scrape have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stamps {
+    /// One for each host, as agents send them.
+    Target,
+    /// One for each series.
+    Series,
+}
+
 /// Some hosts of the fleet, with the state of their series.
 #[derive(Debug)]
 pub struct Hosts {
+    shapes: Vec<Shape>,
     series: Vec<Series>,
     random: Random,
     interval_ms: i64,
@@ -166,18 +178,22 @@ struct Series {
     value: f64,
     /// When its host is scraped, after the interval's begin.
     offset_ms: i64,
+    host: usize,
+    /// Position in the shapes of a host.
+    shape: usize,
 }
 
 impl Hosts {
     /// The hosts numbered `range`, scraped every `interval_ms`.
-    pub fn new(range: std::ops::Range<usize>, interval_ms: i64) -> Hosts {
+    pub fn new(range: std::ops::Range<usize>, interval_ms: i64, stamps: Stamps) -> Hosts {
         let shapes = host_shapes();
         let mut series = Vec::with_capacity(range.len() * shapes.len());
         let seed = range.start as u64 + 1;
         for host in range {
             let mut random = Random::new(host as u64 + 0x9e37_79b9);
-            let offset_ms = (random.next() % interval_ms.unsigned_abs().max(1)) as i64;
-            for shape in &shapes {
+            let offset = |random: &mut Random| (random.next() % interval_ms.unsigned_abs().max(1)) as i64;
+            let of_host_ms = offset(&mut random);
+            for (at, shape) in shapes.iter().enumerate() {
                 let value = match shape.kind {
                     Kind::Counter | Kind::Bytes => (random.next() % 1_000_000_000) as f64,
                     Kind::Seconds | Kind::Load => (random.next() % 1_000_000) as f64 / 100.0,
@@ -188,11 +204,17 @@ impl Hosts {
                     labels: encode_labels(host, shape),
                     kind: shape.kind,
                     value,
-                    offset_ms,
+                    offset_ms: match stamps {
+                        Stamps::Target => of_host_ms,
+                        Stamps::Series => offset(&mut random),
+                    },
+                    host,
+                    shape: at,
                 });
             }
         }
         Hosts {
+            shapes,
             series,
             random: Random::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)),
             interval_ms,
@@ -207,6 +229,19 @@ impl Hosts {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.series.is_empty()
+    }
+
+    /// Replaces about `percent` of the series by new ones, as if they were of hosts numbered `step` higher.
+    pub fn churn(&mut self, percent: u32, step: usize) {
+        let (random, shapes) = (&mut self.random, &self.shapes);
+        for series in &mut self.series {
+            if random.next() % 100 < u64::from(percent)
+                && let Some(shape) = shapes.get(series.shape)
+            {
+                series.host += step;
+                series.labels = encode_labels(series.host, shape);
+            }
+        }
     }
 
     /// Writes the next sample of each of the series `range` to `body`, as a `prometheus.WriteRequest`. The scrape
@@ -446,7 +481,7 @@ mod tests {
     #[test]
     fn the_same_arguments_give_the_same_bytes() {
         let bytes = || {
-            let mut hosts = Hosts::new(3..5, 15_000);
+            let mut hosts = Hosts::new(3..5, 15_000, Stamps::Target);
             let (mut all, mut body) = (Vec::new(), Vec::new());
             for scrape in 0..3 {
                 hosts.scrape(100..900, 1_000_000 + scrape * 15_000, &mut body);
@@ -456,5 +491,19 @@ mod tests {
         };
         assert_eq!(bytes(), bytes());
         assert!(bytes().len() > 3 * 800 * 100);
+    }
+
+    #[test]
+    fn churn_replaces_its_share_of_the_series_by_new_ones() {
+        let mut hosts = Hosts::new(0..10, 15_000, Stamps::Series);
+        let labels = |hosts: &Hosts| -> BTreeSet<Vec<u8>> {
+            hosts.series.iter().map(|series| series.labels.clone()).collect()
+        };
+        let before = labels(&hosts);
+        hosts.churn(5, 10);
+        let after = labels(&hosts);
+        let kept = before.intersection(&after).count();
+        assert_eq!(after.len(), 5_000);
+        assert!((4_650..4_850).contains(&kept), "{kept}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
 
-use crate::fleet::{Hosts, SERIES_PER_HOST};
+use crate::fleet::{Hosts, SERIES_PER_HOST, Stamps};
 
 /// A retryable refusal is retried so often, and after this pause.
 const MAX_RETRIES: u32 = 500;
@@ -27,6 +27,12 @@ pub struct LoadOptions {
     pub connections: usize,
     /// Time of the first scrape, milliseconds since the Unix epoch.
     pub start_ms: i64,
+    /// Which timestamps the samples of a scrape have.
+    pub stamps: Stamps,
+    /// Series replaced by new ones before each scrape but the first, in percent.
+    pub churn_percent: u32,
+    /// Samples per second; `None`: as many as the servers take.
+    pub rate: Option<f64>,
 }
 
 /// What was sent.
@@ -63,6 +69,7 @@ impl LoadOptions {
             Hosts::new(
                 from..hosts * (connection + 1) / self.connections,
                 self.interval_ms,
+                self.stamps,
             )
         };
         let fleets: Vec<Hosts> = (0..self.connections).map(share).collect();
@@ -88,6 +95,14 @@ impl LoadOptions {
         Ok(total)
     }
 
+    /// When a connection that has sent so many samples sends on.
+    fn due(&self, begun: Instant, sent: u64) -> Instant {
+        match self.rate {
+            Some(rate) => begun + Duration::from_secs_f64(sent as f64 * self.connections as f64 / rate),
+            None => begun,
+        }
+    }
+
     fn send_share(&self, mut hosts: Hosts, target: &str) -> Result<Sent> {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
@@ -97,7 +112,11 @@ impl LoadOptions {
         let mut encoder = snap::raw::Encoder::new();
         let (mut body, mut compressed) = (Vec::new(), Vec::new());
         let mut sent = Sent::new()?;
+        let begun = Instant::now();
         for scrape in 0..self.scrapes {
+            if scrape > 0 && self.churn_percent > 0 {
+                hosts.churn(self.churn_percent, self.hosts());
+            }
             let scrape_ms = self.start_ms + i64::from(scrape) * self.interval_ms;
             for from in (0..hosts.len()).step_by(self.batch) {
                 let to = (from + self.batch).min(hosts.len());
@@ -105,7 +124,13 @@ impl LoadOptions {
                 compressed.resize(snap::raw::max_compress_len(body.len()), 0);
                 let length = encoder.compress(&body, &mut compressed)?;
                 let request = compressed.get(..length).unwrap_or_default();
-                let started = Instant::now();
+                let due = self.due(begun, sent.acked);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                // Of a request that is late because the one before it was slow, the wait counts too.
+                let started = match self.rate {
+                    Some(_) => due,
+                    None => Instant::now(),
+                };
                 sent.retries += u64::from(post(&agent, &url, request)?);
                 sent.latency_us
                     .saturating_record(started.elapsed().as_micros() as u64);

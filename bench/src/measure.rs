@@ -19,11 +19,25 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// The most resident memory that a process has had, in bytes.
 pub fn peak_memory_bytes(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-    Ok(kib.with_context(|| path)? * 1_024)
+    Ok(field(&format!("/proc/{pid}/status"), "VmHWM:")? * 1_024)
+}
+
+/// Resident memory of a process now, in bytes.
+pub fn memory_bytes(pid: u32) -> Result<u64> {
+    Ok(field(&format!("/proc/{pid}/status"), "VmRSS:")? * 1_024)
+}
+
+/// Bytes that a process has had written to disks so far: whole pages, each time they were made dirty.
+pub fn written_bytes(pid: u32) -> Result<u64> {
+    field(&format!("/proc/{pid}/io"), "write_bytes:")
+}
+
+/// The number behind `name` in a file of lines.
+fn field(path: &str, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    number.with_context(|| format!("{path} has no {name}"))
 }
 
 /// Disk space that everything below a directory takes. Files that vanish meanwhile count nothing.
@@ -63,6 +77,8 @@ mod tests {
             sum = (0..1_000_000).fold(sum, |sum, number| std::hint::black_box(sum ^ number));
         }
         assert!(peak_memory_bytes(pid).unwrap() > 1 << 20);
+        assert!(memory_bytes(pid).unwrap() <= peak_memory_bytes(pid).unwrap());
+        written_bytes(pid).unwrap();
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use quorate_bench::fleet::Stamps;
 use quorate_bench::load::{LoadOptions, Sent};
 use quorate_bench::servers::{Product, Running, until};
 use quorate_bench::{measure, table};
@@ -14,16 +15,44 @@ use serde::Serialize;
 
 /// How long a server may take to show what it acknowledged.
 const VISIBLE: Duration = Duration::from_secs(60);
+/// For how long requests are sent at half of what a server took.
+const AT_HALF: Duration = Duration::from_secs(10);
+/// Scrapes that this takes at most.
+const AT_HALF_SCRAPES: u32 = 60;
+/// For how long nothing is asked of a server, after some time to calm down, to see what it uses then.
+const IDLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// 100,000 series, 100 scrapes.
+    Steady,
+    /// The same, every series with timestamps of its own.
+    Stamps,
+    /// 1,000,000 series, 10 scrapes: mostly new series.
+    Many,
+    /// 100,000 series, of which 5 % are new in every scrape.
+    Churn,
+}
 
 /// Compare the cost of a sample: CPU, memory, disk, throughput and latency.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Active series.
-    #[arg(long, default_value_t = 100_000)]
-    series: usize,
-    /// Samples of each series.
-    #[arg(long, default_value_t = 100)]
-    scrapes: u32,
+    /// What is sent, in this order.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "steady,stamps,many,churn"
+    )]
+    loads: Vec<Kind>,
+    /// Active series, instead of what the load says.
+    #[arg(long)]
+    series: Option<usize>,
+    /// Samples of each series, instead of what the load says.
+    #[arg(long)]
+    scrapes: Option<u32>,
     /// Samples of a request.
     #[arg(long, default_value_t = 2_000)]
     batch: usize,
@@ -35,13 +64,13 @@ struct Args {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "quorate,prometheus,victoria-metrics"
+        default_value = "quorate,victoria-metrics,prometheus"
     )]
     products: Vec<Product>,
     /// Where the servers keep their data meanwhile. Default: the system's temporary directory.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// A file that gets a line of JSON for each run.
+    /// A file that gets a line of JSON for each load.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/history/cost.jsonl"))]
     history: PathBuf,
     /// Keep no record of this run.
@@ -57,6 +86,7 @@ struct Run {
     commit: String,
     machine: String,
     cores: usize,
+    load: Kind,
     series: usize,
     scrapes: u32,
     batch: usize,
@@ -72,31 +102,37 @@ struct Cost {
     retries: u64,
     /// User and system time of all server processes.
     cpu_us_per_sample: f64,
+    /// The same, divided by what Debian's VictoriaMetrics, or else Prometheus, needed in this run.
+    cpu_ratio: Option<f64>,
     samples_per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+    /// Of requests sent at half of `samples_per_second`.
+    p99_at_half_ms: f64,
     peak_memory_bytes: u64,
+    /// Resident memory of a process at the end, less that of an empty one, for each active series.
+    memory_bytes_per_series: f64,
+    /// What a copy of a sample had the disk write, logs included.
+    written_bytes_per_sample: f64,
     disk_bytes: u64,
     wire_bytes_per_sample: f64,
+    /// CPU of a process that has all these series and nothing to do, in percent of a core.
+    idle_percent: f64,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(
-        args.series > 0 && args.scrapes > 0 && args.batch > 0 && args.connections > 0,
-        "nothing to send"
-    );
+    ensure!(args.batch > 0 && args.connections > 0, "nothing to send");
+    for kind in &args.loads {
+        run(&args, *kind)?;
+    }
+    Ok(())
+}
+
+fn run(args: &Args, kind: Kind) -> Result<()> {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let interval_ms = 15_000;
-    let load = LoadOptions {
-        series: args.series,
-        scrapes: args.scrapes,
-        interval_ms,
-        batch: args.batch,
-        connections: args.connections,
-        // The last scrape is over when this begins.
-        start_ms: i64::try_from(now_s)? * 1_000 - (i64::from(args.scrapes) + 1) * interval_ms,
-    };
+    let load = options(args, kind, i64::try_from(now_s)? * 1_000);
+    ensure!(load.series > 0 && load.scrapes > 0, "nothing to send");
     let mut results = Vec::new();
     for product in &args.products {
         match product.program() {
@@ -107,24 +143,54 @@ fn main() -> Result<()> {
             Err(missing) => return Err(missing),
         }
     }
-    print!("{}", show(&results));
+    let base = base(&results).map(|cost| cost.cpu_us_per_sample);
+    for cost in &mut results {
+        cost.cpu_ratio = base.map(|base| cost.cpu_us_per_sample / base);
+    }
+    println!("{kind:?}: {} series, {} scrapes", load.series, load.scrapes);
+    println!("{}", show(&results));
     if args.no_history {
         return Ok(());
     }
     let (machine, cores) = measure::machine();
-    let (series, scrapes, batch, connections) = (args.series, args.scrapes, args.batch, args.connections);
     let run = Run {
         time: now_s,
         commit: commit(),
         machine,
         cores,
-        series,
-        scrapes,
-        batch,
-        connections,
+        load: kind,
+        series: load.series,
+        scrapes: load.scrapes,
+        batch: load.batch,
+        connections: load.connections,
         results,
     };
     append(&args.history, &run).with_context(|| args.history.display().to_string())
+}
+
+fn options(args: &Args, kind: Kind, now_ms: i64) -> LoadOptions {
+    let (series, scrapes) = match kind {
+        Kind::Many => (1_000_000, 10),
+        Kind::Steady | Kind::Stamps | Kind::Churn => (100_000, 100),
+    };
+    let scrapes = args.scrapes.unwrap_or(scrapes);
+    let interval_ms = 15_000;
+    LoadOptions {
+        series: args.series.unwrap_or(series),
+        scrapes,
+        interval_ms,
+        batch: args.batch,
+        connections: args.connections,
+        // The last scrape, and those at half of the speed, are over when this begins.
+        start_ms: now_ms - i64::from(scrapes + AT_HALF_SCRAPES + 1) * interval_ms,
+        stamps: if kind == Kind::Stamps {
+            Stamps::Series
+        } else {
+            Stamps::Target
+        },
+        churn_percent: if kind == Kind::Churn { 5 } else { 0 },
+        rate: None,
+    }
 }
 
 fn measure_product(product: Product, load: LoadOptions, parent: Option<&Path>) -> Result<Cost> {
@@ -138,30 +204,73 @@ fn measure_product(product: Product, load: LoadOptions, parent: Option<&Path>) -
     builder.prefix("quorate-bench-");
     let directory = parent.map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent))?;
     let running = product.start(directory.path())?;
-    let cpu = |running: &Running| {
-        running
-            .pids
-            .iter()
-            .map(|pid| measure::cpu_seconds(*pid))
-            .sum::<Result<f64>>()
-    };
-    let before_s = cpu(&running)?;
+    let processes = running.pids.len() as f64;
+    let empty_bytes: u64 = sum(&running, measure::memory_bytes)?;
+    let (cpu_before_s, written_before) = (
+        sum(&running, measure::cpu_seconds)?,
+        sum(&running, measure::written_bytes)?,
+    );
     let sent = load.send(&running.targets)?;
-    let used_s = cpu(&running)? - before_s;
-    let peak_memory_bytes = running
-        .pids
-        .iter()
-        .map(|pid| measure::peak_memory_bytes(*pid))
-        .sum::<Result<u64>>()?;
+    let used_s = sum::<f64>(&running, measure::cpu_seconds)? - cpu_before_s;
+    let written: u64 = sum(&running, measure::written_bytes)? - written_before;
+    let peak_memory_bytes = sum(&running, measure::peak_memory_bytes)?;
+    let full_bytes: u64 = sum(&running, measure::memory_bytes)?;
     check_stored(&running, &load)
         .with_context(|| format!("{} does not have what it took", product.name()))?;
+
+    std::thread::sleep(IDLE.0);
+    let idle_from_s: f64 = sum(&running, measure::cpu_seconds)?;
+    std::thread::sleep(IDLE.1);
+    let idle_s = sum::<f64>(&running, measure::cpu_seconds)? - idle_from_s;
+    let half = at_half(&load, &sent).send(&running.targets)?;
     let data = running.directory.clone();
     running
         .stop()
         .with_context(|| format!("stopping {}", product.name()))?;
-    // After an orderly end, when nothing waits in memory for its way to the disk.
-    let disk_bytes = measure::disk_bytes(&data);
-    Ok(cost(product, &sent, used_s, peak_memory_bytes, disk_bytes))
+
+    let acked = sent.acked as f64;
+    Ok(Cost {
+        product: product.name(),
+        copies: product.copies(),
+        acked_samples: sent.acked,
+        retries: sent.retries,
+        cpu_us_per_sample: used_s * 1e6 / acked,
+        cpu_ratio: None,
+        samples_per_second: acked / sent.wall.as_secs_f64(),
+        p50_ms: quantile_ms(&sent, 0.5),
+        p99_ms: quantile_ms(&sent, 0.99),
+        p99_at_half_ms: quantile_ms(&half, 0.99),
+        peak_memory_bytes,
+        memory_bytes_per_series: full_bytes.saturating_sub(empty_bytes) as f64
+            / processes
+            / load.series as f64,
+        written_bytes_per_sample: written as f64 / acked / f64::from(product.copies()),
+        // After an orderly end, when nothing waits in memory for its way to the disk.
+        disk_bytes: measure::disk_bytes(&data),
+        wire_bytes_per_sample: sent.sent_bytes as f64 / acked,
+        idle_percent: idle_s / IDLE.1.as_secs_f64() / processes * 100.0,
+    })
+}
+
+/// The scrapes that follow those of `load`, at half of the speed at which the server took these.
+fn at_half(load: &LoadOptions, sent: &Sent) -> LoadOptions {
+    let rate = sent.acked as f64 / sent.wall.as_secs_f64() / 2.0;
+    let scrapes = (rate * AT_HALF.as_secs_f64() / load.series as f64).ceil();
+    LoadOptions {
+        scrapes: (scrapes as u32).clamp(1, AT_HALF_SCRAPES),
+        start_ms: load.end_ms(),
+        churn_percent: 0,
+        rate: Some(rate),
+        ..*load
+    }
+}
+
+fn sum<T: std::iter::Sum>(running: &Running, of: impl Fn(u32) -> Result<T>) -> Result<T> {
+    running.pids.iter().map(|pid| of(*pid)).sum()
+}
+
+fn quantile_ms(sent: &Sent, quantile: f64) -> f64 {
+    sent.latency_us.value_at_quantile(quantile) as f64 / 1e3
 }
 
 /// A cost is worth nothing if the samples aren't there.
@@ -181,28 +290,15 @@ fn check_stored(running: &Running, load: &LoadOptions) -> Result<()> {
     })
 }
 
-fn cost(product: Product, sent: &Sent, used_s: f64, peak_memory_bytes: u64, disk_bytes: u64) -> Cost {
-    let acked = sent.acked as f64;
-    Cost {
-        product: product.name(),
-        copies: product.copies(),
-        acked_samples: sent.acked,
-        retries: sent.retries,
-        cpu_us_per_sample: used_s * 1e6 / acked,
-        samples_per_second: acked / sent.wall.as_secs_f64(),
-        p50_ms: sent.latency_us.value_at_quantile(0.5) as f64 / 1e3,
-        p99_ms: sent.latency_us.value_at_quantile(0.99) as f64 / 1e3,
-        peak_memory_bytes,
-        disk_bytes,
-        wire_bytes_per_sample: sent.sent_bytes as f64 / acked,
-    }
+/// What the others are compared with: VictoriaMetrics, or else Prometheus.
+fn base(results: &[Cost]) -> Option<&Cost> {
+    let of = |product: Product| results.iter().find(|cost| cost.product == product.name());
+    of(Product::VictoriaMetrics).or_else(|| of(Product::Prometheus))
 }
 
-/// The results beside one another, with CPU and the rest relative to Prometheus where it was measured.
+/// The results beside one another, with ratios to [`base`].
 fn show(results: &[Cost]) -> String {
-    let base = results
-        .iter()
-        .find(|cost| cost.product == Product::Prometheus.name());
+    let base = base(results);
     let head = [
         "",
         "copies",
@@ -212,17 +308,19 @@ fn show(results: &[Cost]) -> String {
         "ratio",
         "p50 ms",
         "p99 ms",
+        "at half",
         "peak MB",
         "ratio",
-        "disk MB",
-        "B/sample",
+        "B/series",
+        "written B/sample",
+        "disk B/sample",
         "ratio",
+        "idle %",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for cost in results {
         let ratio =
             |of: fn(&Cost) -> f64| base.map_or("-".to_owned(), |base| format!("{:.2}", of(cost) / of(base)));
-        let disk = |cost: &Cost| cost.disk_bytes as f64 / cost.acked_samples as f64;
         rows.push(vec![
             cost.product.to_owned(),
             cost.copies.to_string(),
@@ -232,11 +330,14 @@ fn show(results: &[Cost]) -> String {
             ratio(|cost| cost.samples_per_second),
             format!("{:.1}", cost.p50_ms),
             format!("{:.1}", cost.p99_ms),
+            format!("{:.1}", cost.p99_at_half_ms),
             format!("{:.0}", cost.peak_memory_bytes as f64 / 1e6),
             ratio(|cost| cost.peak_memory_bytes as f64),
-            format!("{:.0}", cost.disk_bytes as f64 / 1e6),
-            format!("{:.2}", disk(cost)),
+            format!("{:.0}", cost.memory_bytes_per_series),
+            format!("{:.1}", cost.written_bytes_per_sample),
+            format!("{:.2}", cost.disk_bytes as f64 / cost.acked_samples as f64),
             ratio(|cost| cost.disk_bytes as f64),
+            format!("{:.2}", cost.idle_percent),
         ]);
     }
     table::render(&rows)
