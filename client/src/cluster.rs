@@ -92,6 +92,17 @@ impl Client {
         .await
     }
 
+    /// The tenant's series by metric and label on the answering node, `limit` entries a list. With
+    /// several endpoints any of them answers.
+    pub async fn cardinality(&self, limit: u32) -> Result<v1::CardinalityResponse, ClientError> {
+        self.call(Patience::WholeCall, async |attempt| {
+            let request = self.request(v1::CardinalityRequest { limit }, Some(attempt.timeout));
+            let reply = attempt.cluster().cardinality(request).await;
+            Ok(reply.map_err(|status| attempt.error(&status))?.into_inner())
+        })
+        .await
+    }
+
     /// Moves a group's leadership to a node that has a caught-up replica of it.
     pub async fn transfer_leader(&self, group: u32, to_node: u64) -> Result<(), ClientError> {
         self.call(Patience::Attempt, async |attempt| {

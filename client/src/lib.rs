@@ -39,8 +39,8 @@ pub use query::{
 };
 pub use quorate_proto::ErrorCode;
 pub use quorate_proto::v1::{
-    ChecksumResponse, GroupChecksum, GroupStatus, LimitValue, LimitsResponse, NodeStatus, ReplicaStatus,
-    StatusResponse,
+    CardinalityResponse, ChecksumResponse, GroupChecksum, GroupStatus, LimitValue, LimitsResponse,
+    NamedCount, NodeStatus, ReplicaStatus, SeriesMemory, StatusResponse,
 };
 pub use series::{LabelSet, Sample, Series, SeriesData};
 pub use series_stream::{SeriesAnswer, SeriesStream};

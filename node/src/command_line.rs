@@ -29,6 +29,8 @@ enum Command {
     Series(cli::series::SeriesArgs),
     /// List label names, or the values of one.
     Labels(cli::labels::LabelsArgs),
+    /// Look into what is stored.
+    Tsdb(cli::tsdb::TsdbArgs),
     /// Send samples in the text exposition format.
     Write(cli::write::WriteArgs),
     /// Take over what a Prometheus has stored, or OpenMetrics text.
@@ -61,6 +63,7 @@ pub fn run() -> ExitCode {
             Command::Query(args) => cli::query::run(args).await,
             Command::Series(args) => cli::series::run(args).await,
             Command::Labels(args) => cli::labels::run(args).await,
+            Command::Tsdb(args) => cli::tsdb::run(args).await,
             Command::Write(args) => cli::write::run(args).await,
             Command::Import(args) => cli::import::run(args).await,
             Command::Export(args) => cli::export::run(args).await,

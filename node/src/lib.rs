@@ -6,6 +6,7 @@ mod fault;
 pub mod admin;
 pub mod api;
 mod bootstrap;
+pub mod cardinality;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::bootstrap::bootstrap;
+use crate::cardinality::NodeCardinality;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::meta::{self, MetaState};
 use crate::cluster::{
@@ -428,6 +429,14 @@ impl Core for Node {
                 let (readiness, gate) = (self.readiness.clone(), self.gate.clone());
                 let (view, leaders) = (self.view.clone(), self.leaders.clone());
                 Arc::new(move || pending(&readiness, &gate, &view, &leaders))
+            },
+            cardinality: {
+                let shards = self.shards.clone();
+                Arc::new(move |tenant| {
+                    let replicas = shards.all();
+                    let shards: Vec<_> = replicas.iter().map(|r| r.storage().clone()).collect();
+                    NodeCardinality::of(&shards, tenant)
+                })
             },
         }
     }

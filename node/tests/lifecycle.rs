@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use quorate_node::api::*;
+use quorate_node::cardinality::NodeCardinality;
 use quorate_node::config::{Config, Loaded};
 use quorate_node::http::Apis;
 use quorate_node::server::{Core, Kind, Start, run};
@@ -74,6 +75,7 @@ impl Core for Hollow {
             query: own.clone(),
             admin: own,
             pending: Arc::new(Vec::new),
+            cardinality: Arc::new(|_| NodeCardinality::default()),
         }
     }
     fn stop_taking(&self) -> BoxFuture<'_, ()> {

@@ -16,4 +16,5 @@ pub mod series;
 pub mod storage;
 mod table;
 mod time;
+pub mod tsdb;
 pub mod write;

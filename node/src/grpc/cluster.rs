@@ -5,15 +5,17 @@ use std::time::Duration;
 use quorate_proto::ErrorCode;
 use quorate_proto::v1::cluster_server::Cluster;
 use quorate_proto::v1::{
-    ChecksumRequest, ChecksumResponse, DeleteSeriesRequest, DeleteSeriesResponse, GetLimitsRequest,
-    GroupChecksum, GroupStatus, LimitValue, LimitsResponse, NodeStatus, ReplicaStatus, SetLimitsRequest,
-    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    CardinalityRequest, CardinalityResponse, ChecksumRequest, ChecksumResponse, DeleteSeriesRequest,
+    DeleteSeriesResponse, GetLimitsRequest, GroupChecksum, GroupStatus, LimitValue, LimitsResponse,
+    NamedCount, NodeStatus, ReplicaStatus, SeriesMemory, SetLimitsRequest, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::public::caller;
 use super::{Cells, api_status, status};
 use crate::api::{AdminApi as _, DeleteParams, check_tenant};
+use crate::cardinality::NodeCardinality;
 use crate::cluster::View;
 use crate::cluster::meta::{Command, LIMITS, Limit, Reply};
 use crate::metrics::VERSION;
@@ -23,6 +25,9 @@ use crate::raft::Group;
 /// How long a node may take to hear of a change of the meta group that it passed on.
 const LEARNED_WITHIN: Duration = Duration::from_secs(2);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+const CARDINALITY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most entries of a list.
+const CARDINALITY_MAX: u32 = 10_000;
 
 /// The service.
 pub(super) struct ClusterService {
@@ -89,6 +94,30 @@ impl Cluster for ClusterService {
             node: node.peers().own(),
             groups,
         }))
+    }
+
+    async fn cardinality(
+        &self,
+        request: Request<CardinalityRequest>,
+    ) -> Result<Response<CardinalityResponse>, Status> {
+        let node = self.cells.node()?;
+        let tenant = caller(request.metadata(), CARDINALITY_TIMEOUT)?.tenant;
+        let limit = match request.into_inner().limit {
+            0 => 10,
+            limit => limit.min(CARDINALITY_MAX) as usize,
+        };
+        let own = node.peers().own();
+        let answer = tokio::task::spawn_blocking(move || {
+            let shards = node.shards().all();
+            let shards: Vec<_> = shards.iter().map(|r| r.storage().clone()).collect();
+            let all_series = shards.iter().map(|shard| shard.stats().series).sum();
+            let counted = NodeCardinality::of(&shards, &tenant);
+            cardinality_response(&counted, own, all_series, limit)
+        });
+        let answer = answer
+            .await
+            .map_err(|_| status(ErrorCode::ShuttingDown, "the node is stopping"))?;
+        Ok(Response::new(answer))
     }
 
     async fn transfer_leader(
@@ -233,6 +262,44 @@ fn limits(node: &Node, tenant: Option<String>) -> Result<LimitsResponse, Status>
         limits: LIMITS.iter().map(value).collect(),
         tenants: view.tenants.with_limits().map(str::to_owned).collect(),
     })
+}
+
+fn cardinality_response(
+    counted: &NodeCardinality,
+    node: u64,
+    all_series: u64,
+    limit: usize,
+) -> CardinalityResponse {
+    let named = |list: Vec<(String, u64)>| -> Vec<NamedCount> {
+        list.into_iter()
+            .map(|(name, count)| NamedCount { name, count })
+            .collect()
+    };
+    let (series, memory) = (&counted.series, counted.series.memory);
+    CardinalityResponse {
+        node,
+        shards: counted.shards,
+        active_series: series.active_series,
+        registered_series: series.registered_series,
+        label_pairs: series.label_pairs(),
+        series_by_metric: named(series.series_by_metric(limit)),
+        values_by_label: named(series.values_by_label(limit)),
+        value_bytes_by_label: named(series.value_bytes_by_label(limit)),
+        series_by_pair: named(series.series_by_pair(limit)),
+        all_series,
+        memory: Some(SeriesMemory {
+            series: memory.series,
+            labels: memory.labels,
+            symbols: memory.symbols,
+            postings: memory.postings,
+            chunks: memory.chunks,
+        }),
+        head_chunks: series.head_chunks,
+        head_samples: counted.head_samples,
+        flushed_chunks: counted.flushed_chunks,
+        flushed_samples: counted.flushed_samples,
+        flushed_bytes: counted.flushed_bytes,
+    }
 }
 
 fn local_group(node: &Node, group: u32) -> Option<Group> {

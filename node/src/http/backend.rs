@@ -11,6 +11,7 @@ use quorate_proto::ErrorCode;
 use tokio::sync::Notify;
 
 use crate::api::{AdminApi, ApiError, QueryApi, WriteApi};
+use crate::cardinality::NodeCardinality;
 use crate::cluster::Readiness;
 
 /// How long clients are asked to wait for a node that starts or stops, in milliseconds.
@@ -27,6 +28,8 @@ pub struct Apis {
     pub admin: Arc<dyn AdminApi>,
     /// What the node still waits for before it is ready, a reason each; empty when ready.
     pub pending: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// Cardinality of a tenant's series on this node. Blocks while it counts.
+    pub cardinality: Arc<dyn Fn(&str) -> NodeCardinality + Send + Sync>,
 }
 
 /// The core, when it is there, and the requests that are in it.

@@ -1,5 +1,6 @@
 //! Answers in Prometheus's JSON, written piece by piece so that a large result is never held twice.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use quorate_query::value::Value;
@@ -21,7 +22,7 @@ pub(super) enum Data {
     /// Of labels and label values.
     Strings(Vec<String>),
     /// Ready-made JSON.
-    Raw(&'static str),
+    Raw(Cow<'static, str>),
 }
 
 /// A successful answer, as an iterator over pieces of its text.

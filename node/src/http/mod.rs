@@ -11,6 +11,7 @@ mod number;
 mod params;
 mod query;
 mod server;
+mod status;
 mod write;
 
 #[cfg(test)]
@@ -144,6 +145,10 @@ impl App {
                     "clean_tombstones",
                     post(query::clean_tombstones).put(query::clean_tombstones),
                 ),
+            )
+            .route(
+                "/api/v1/status/tsdb",
+                self.observed("tsdb_status", either(get(status::tsdb))),
             )
             .route("/-/healthy", self.observed("healthy", get(admin::healthy)))
             .route("/-/ready", self.observed("ready", get(admin::ready)))

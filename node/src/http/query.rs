@@ -1,5 +1,6 @@
 //! The query API: `query`, `query_range`, `series`, `labels`, `label/<name>/values`.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::time::Instant;
 
@@ -320,8 +321,8 @@ fn success(reply: Reply, gzip: bool) -> Response {
 }
 
 /// A successful answer that nothing was read for.
-pub(super) fn constant(data: &'static str) -> Response {
-    write_json(Success::new(Data::Raw(data), &[], &[]), false)
+pub(super) fn constant(data: impl Into<Cow<'static, str>>) -> Response {
+    write_json(Success::new(Data::Raw(data.into()), &[], &[]), false)
 }
 
 fn write_json(pieces: Success, gzip: bool) -> Response {

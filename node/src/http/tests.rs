@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::api::*;
+use crate::cardinality::NodeCardinality;
 use crate::config::ByteSize;
 
 const NOW_MS: i64 = 1_700_000_000_123;
@@ -213,6 +214,10 @@ fn server_with(change: impl FnOnce(&mut Config)) -> Server {
         query: fake.clone(),
         admin: fake.clone(),
         pending,
+        cardinality: Arc::new(|_| NodeCardinality {
+            head_samples: 7,
+            ..NodeCardinality::default()
+        }),
     });
     let app = App::new(
         backend.clone(),
@@ -685,6 +690,30 @@ fn answers_are_compressed_when_asked() {
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.contains("content-encoding: gzip"), "{text}");
     assert!(bytes.len() < 2_000, "{}", bytes.len());
+}
+
+#[test]
+fn cardinality_has_the_shape_of_prometheus() {
+    let server = server();
+    let reply = server.get("/api/v1/status/tsdb?limit=5");
+    let stats: serde_json::Value = serde_json::from_str(reply.text()).unwrap();
+    assert_eq!(
+        stats,
+        serde_json::json!({"status": "success", "data": {
+            "headStats": {
+                "numSeries": 0, "numLabelPairs": 0, "chunkCount": 0,
+                "minTime": i64::MAX, "maxTime": i64::MIN,
+            },
+            "seriesCountByMetricName": [],
+            "labelValueCountByLabelName": [],
+            "memoryInBytesByLabelName": [],
+            "seriesCountByLabelValuePair": [],
+        }})
+    );
+    for limit in ["0", "-1", "x", "10001"] {
+        let reply = server.get(&format!("/api/v1/status/tsdb?limit={limit}"));
+        assert_eq!(reply.status, 400, "{limit}");
+    }
 }
 
 #[test]
