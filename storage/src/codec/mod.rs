@@ -1,6 +1,6 @@
 //! Codecs of sealed data: whole columns of values or timestamps, encoded once and read often.
 //!
-//! [`values`] packs float columns, [`ints`] the integer columns below it, [`bitpack`] the bits below
+//! [`values`] packs float columns, [`ints`] the integer columns below it, `bitpack` the bits below
 //! those. Open chunks, which grow sample by sample, have their own codec in `chunk`.
 
 mod bitpack;
