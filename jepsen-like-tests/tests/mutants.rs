@@ -44,7 +44,7 @@ async fn three_mutants_are_caught() -> Result<()> {
     Ok(())
 }
 
-/// Others for each of seven seeds in a row; together they are all.
+/// Others for each of some seeds in a row; together they are all.
 fn chosen(seed: u64) -> impl Iterator<Item = &'static Mutant> {
     let first = seed as usize % MUTANTS.len() * CHOSEN;
     (first..first + CHOSEN).map(|at| &MUTANTS[at % MUTANTS.len()])
@@ -52,7 +52,8 @@ fn chosen(seed: u64) -> impl Iterator<Item = &'static Mutant> {
 
 #[test]
 fn every_mutant_has_its_turn() {
-    let mut names: Vec<&str> = (20_000..20_007)
+    let mut names: Vec<&str> = (20_000..)
+        .take(MUTANTS.len().div_ceil(CHOSEN))
         .flat_map(chosen)
         .map(|mutant| mutant.name)
         .collect();
