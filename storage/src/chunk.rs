@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::blocks::{BlockRef, Blocks};
+use crate::frame::{Damage, seal, unseal};
 use crate::varint::{Reader, put_i64, put_u64, unzigzag, zigzag};
 
 /// A chunk is sealed when it has this many samples.
@@ -175,8 +176,7 @@ impl OpenChunk {
         put_u64(&mut out, u64::from(self.count) - u64::from(lost));
         put_i64(&mut out, first_ms);
         out.extend_from_slice(bits);
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        seal(&mut out);
         Chunk {
             first_ms,
             last_ms,
@@ -285,10 +285,10 @@ pub(crate) fn encode_in(samples: &[Sample], blocks: &mut Blocks) -> Vec<Chunk> {
 
 /// Calls `visit` with every `(timestamp, value bits)`, in order. Stops early when it returns `false`.
 pub(crate) fn decode(bytes: &[u8], visit: impl FnMut(i64, u64) -> bool) -> Result<(), ChunkError> {
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or(ChunkError::Malformed)?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err(ChunkError::Checksum);
-    }
+    let body = unseal(bytes).map_err(|damage| match damage {
+        Damage::Short => ChunkError::Malformed,
+        Damage::Checksum => ChunkError::Checksum,
+    })?;
     let mut reader = Reader::new(body);
     let codec = reader.u8().ok_or(ChunkError::Malformed)?;
     if codec != CODEC_XOR {

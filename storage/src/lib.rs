@@ -19,6 +19,7 @@ pub mod entry;
 mod error;
 mod flush;
 mod flushed;
+mod frame;
 #[cfg(test)]
 mod golden;
 mod head;

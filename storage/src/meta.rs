@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 
+use crate::frame::{seal, unseal};
 use crate::limits::Limits;
 use crate::quota::Quotas;
 use crate::shard::LogPosition;
@@ -158,18 +159,13 @@ impl ShardMeta {
         self.tombstones.encode(&mut out);
         put_bitmap(&mut out, &self.vacant);
         self.quotas.encode(&mut out);
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        seal(&mut out);
         out
     }
 
     /// Reads a row; the error says what does not fit.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-            return Err("its checksum does not match");
-        }
-        let mut reader = Reader::new(body);
+        let mut reader = Reader::new(unseal(bytes)?);
         if reader.array() != Some(MAGIC) {
             return Err("it does not begin with QSM");
         }

@@ -5,6 +5,7 @@
 //! [`BLOCK_SERIES`] a row.
 
 use crate::entry::MAX_TENANT_BYTES;
+use crate::frame::{open_row, seal};
 use crate::labels::Labels;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
@@ -25,11 +26,12 @@ pub(crate) fn encode_labels_row(tenant: &str, labels: &Labels) -> Vec<u8> {
     out.push(VERSION);
     put_bytes(&mut out, tenant.as_bytes());
     put_bytes(&mut out, labels.as_bytes());
-    seal(out)
+    seal(&mut out);
+    out
 }
 
 pub(crate) fn decode_labels_row(bytes: &[u8]) -> Result<(&str, Labels), &'static str> {
-    let mut reader = open(bytes)?;
+    let mut reader = open_row(bytes, VERSION)?;
     let tenant = reader
         .bytes()
         .filter(|t| !t.is_empty() && t.len() <= MAX_TENANT_BYTES)
@@ -69,12 +71,13 @@ impl Iterator for StateBlocks<'_> {
             put_i64(&mut out, state.newest_ms.wrapping_sub(state.oldest_ms));
             out.extend_from_slice(&state.newest_bits.to_le_bytes());
         }
-        Some(seal(out))
+        seal(&mut out);
+        Some(out)
     }
 }
 
 pub(crate) fn decode_states(bytes: &[u8]) -> Result<Vec<SeriesState>, &'static str> {
-    let mut reader = open(bytes)?;
+    let mut reader = open_row(bytes, VERSION)?;
     let count = reader
         .varint_usize()
         .filter(|n| (1..=BLOCK_SERIES).contains(n))
@@ -98,24 +101,6 @@ fn decode_state(reader: &mut Reader<'_>) -> Option<SeriesState> {
         newest_ms,
         newest_bits,
     })
-}
-
-fn seal(mut out: Vec<u8>) -> Vec<u8> {
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out
-}
-
-fn open(bytes: &[u8]) -> Result<Reader<'_>, &'static str> {
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err("its checksum does not match");
-    }
-    let mut reader = Reader::new(body);
-    match reader.u8() {
-        Some(VERSION) => Ok(reader),
-        _ => Err("its version is unknown to this program"),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod value;
 
 use bytes::Bytes;
 
+use crate::frame::{self, Damage};
 use crate::limits::Limits;
 use crate::quota::Quota;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
@@ -111,8 +112,7 @@ fn header(kind: u8, now_ms: i64, capacity: usize) -> Vec<u8> {
 }
 
 fn seal(mut out: Vec<u8>) -> Bytes {
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
+    frame::seal(&mut out);
     out.into()
 }
 
@@ -137,10 +137,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry<'_>, EntryError> {
         return Err(EntryError::TooLarge(bytes.len()));
     }
     let cut = || malformed("entry", "it is cut short");
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(cut)?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err(EntryError::Checksum);
-    }
+    let body = frame::unseal(bytes).map_err(|damage| match damage {
+        Damage::Short => cut(),
+        Damage::Checksum => EntryError::Checksum,
+    })?;
     let mut reader = Reader::new(body);
     if reader.array() != Some(MAGIC) {
         return Err(malformed("entry", "it does not begin with QE"));

@@ -5,6 +5,7 @@
 
 use super::SLAB_COLUMNS;
 use crate::codec::values::ValuesEncoder;
+use crate::frame::{open_row, seal};
 use crate::varint::{Reader, put_i64, put_u64};
 
 const VERSION: u8 = 1;
@@ -59,8 +60,7 @@ impl SlabBuilder {
         }
         self.columns = 0;
         self.last = (0, 0);
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        seal(&mut out);
         out
     }
 }
@@ -107,14 +107,7 @@ impl Slab {
 }
 
 fn parse_columns(bytes: &[u8]) -> Result<Vec<Column>, &'static str> {
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err("its checksum does not match");
-    }
-    let mut reader = Reader::new(body);
-    if reader.u8() != Some(VERSION) {
-        return Err("its version is unknown to this program");
-    }
+    let mut reader = open_row(bytes, VERSION)?;
     directory(&mut reader).ok_or("its directory is malformed")
 }
 

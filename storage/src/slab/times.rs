@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{COLUMN_SAMPLES, ROW_BYTES};
 use crate::codec::ints::{self, IntsEncoder};
+use crate::frame::{open_row, seal};
 use crate::varint::{Reader, put_u64};
 
 const VERSION: u8 = 1;
@@ -75,8 +76,7 @@ impl TimesBuilder {
             bytes.extend_from_slice(part);
             part.clear();
         }
-        let crc = crc32c::crc32c(&bytes);
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        seal(&mut bytes);
         let number = self.row;
         self.row += 1;
         self.columns = 0;
@@ -113,14 +113,7 @@ pub(crate) struct TimesRow {
 impl TimesRow {
     /// Reads the directory; the error says what does not fit.
     pub(crate) fn parse(bytes: Vec<u8>) -> Result<Self, &'static str> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-            return Err("its checksum does not match");
-        }
-        let mut reader = Reader::new(body);
-        if reader.u8() != Some(VERSION) {
-            return Err("its version is unknown to this program");
-        }
+        let mut reader = open_row(&bytes, VERSION)?;
         let (from, ends) = directory(&mut reader).ok_or("its directory is malformed")?;
         Ok(Self { bytes, ends, from })
     }
