@@ -1,6 +1,7 @@
 //! The database of a node that does not run, opened for reading.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -8,6 +9,38 @@ use quorate_storage::Store;
 use rocksdb::{ColumnFamilyDescriptor, Options};
 
 use crate::Db;
+
+/// Runs a command that reads files and nothing else.
+pub(super) async fn run(command: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<()> {
+    let done = tokio::task::spawn_blocking(command);
+    done.await.context("the check was cut off")?
+}
+
+/// What a line says of so many problems.
+pub(super) fn verdict(problems: u64) -> String {
+    match problems {
+        0 => "sound".to_owned(),
+        n => format!("{n} problems"),
+    }
+}
+
+/// The outcome of a check that found so many problems.
+pub(super) fn conclude(problems: u64) -> anyhow::Result<()> {
+    if problems > 0 {
+        bail!(
+            "{problems} problems; empty the data directory so that the node rejoins, or copy it first to look closer"
+        );
+    }
+    Ok(())
+}
+
+/// The outcome of printing: who closed the pipe has seen enough.
+pub(super) fn printed(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
 
 /// A database that nobody else changes meanwhile.
 pub(super) struct Offline {

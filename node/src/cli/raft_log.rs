@@ -3,7 +3,6 @@
 use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use quorate_raft_log::{EntryKind, LogKey, LogPosition, LogReport, describe_membership, inspect_logs};
 use quorate_storage::inspect::describe_entry;
@@ -46,12 +45,11 @@ struct DumpArgs {
 
 /// Runs `quorate raft-log`.
 pub async fn run(args: RaftLogArgs) -> anyhow::Result<()> {
-    // It reads files and nothing else.
-    let done = tokio::task::spawn_blocking(move || match args.command {
+    offline::run(move || match args.command {
         Command::Verify(place) => verify(&place),
         Command::Dump(args) => dump(&args),
-    });
-    done.await.context("the check was cut off")?
+    })
+    .await
 }
 
 fn verify(place: &Where) -> anyhow::Result<()> {
@@ -74,22 +72,14 @@ fn verify(place: &Where) -> anyhow::Result<()> {
             .map(|(_, problem)| problem);
         let found: Vec<&String> = report.problems.iter().chain(own).collect();
         let total = report.problems_total.max(found.len() as u64);
-        let verdict = match total {
-            0 => "sound".to_owned(),
-            n => format!("{n} problems"),
-        };
+        let verdict = offline::verdict(total);
         println!("{log}: {verdict}; {}", positions(report));
         for problem in found {
             println!("  {problem}");
         }
         problems += total;
     }
-    if problems > 0 {
-        bail!(
-            "{problems} problems; empty the data directory so that the node rejoins, or copy it first to look closer"
-        );
-    }
-    Ok(())
+    offline::conclude(problems)
 }
 
 fn chosen(place: &Where, log: &LogKey) -> bool {
@@ -127,10 +117,7 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
         });
         written = written.and_then(|()| writeln!(out, "{log}: vote {vote}; {}", positions(report)));
     }
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    offline::printed(written.and_then(|()| out.flush()))
 }
 
 fn describe(log: LogKey, kind: EntryKind, payload: &[u8]) -> String {

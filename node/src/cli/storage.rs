@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use quorate_storage::inspect::{self, StoredReplica};
 
@@ -51,12 +51,11 @@ struct DumpArgs {
 
 /// Runs `quorate storage`.
 pub async fn run(args: StorageArgs) -> anyhow::Result<()> {
-    // It reads files and nothing else.
-    let done = tokio::task::spawn_blocking(move || match args.command {
+    offline::run(move || match args.command {
         Command::Verify(place) => verify(&place),
         Command::Dump(args) => dump(&args),
-    });
-    done.await.context("the check was cut off")?
+    })
+    .await
 }
 
 fn replicas(db: &crate::Db, shard: Option<u32>) -> anyhow::Result<Vec<StoredReplica>> {
@@ -73,10 +72,7 @@ fn verify(place: &Where) -> anyhow::Result<()> {
     let mut problems = 0;
     for replica in replicas(&offline.db, place.shard)? {
         let report = inspect::verify(&offline.db, &replica)?;
-        let verdict = match report.problems_total {
-            0 => "sound".to_owned(),
-            n => format!("{n} problems"),
-        };
+        let verdict = offline::verdict(report.problems_total);
         println!(
             "{}: {verdict}; {} series, {} samples in {} generations",
             name(&replica),
@@ -101,12 +97,7 @@ fn verify(place: &Where) -> anyhow::Result<()> {
         }
         problems += report.problems_total;
     }
-    if problems > 0 {
-        bail!(
-            "{problems} problems; empty the data directory so that the node rejoins, or copy it first to look closer"
-        );
-    }
-    Ok(())
+    offline::conclude(problems)
 }
 
 fn name(replica: &StoredReplica) -> String {
@@ -147,10 +138,7 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
             other => other?,
         }
     }
-    match out.flush() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    offline::printed(out.flush())
 }
 
 fn series_line(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>) -> std::io::Result<()> {

@@ -132,9 +132,13 @@ impl Gate {
                 .is_ok()
     }
 
+    /// Whether that is news.
     fn set_disk_low(&self, low: bool) -> bool {
-        self.drained.store(0, Ordering::Relaxed);
-        self.disk_low.swap(low, Ordering::Relaxed) != low
+        let crossed = self.disk_low.swap(low, Ordering::Relaxed) != low;
+        if crossed {
+            self.drained.store(0, Ordering::Relaxed);
+        }
+        crossed
     }
 
     /// How far this clock is ahead of the median of all nodes' clocks.
@@ -155,7 +159,7 @@ pub async fn watch_disk(gate: Arc<Gate>, dir: PathBuf, reserve_bytes: u64, stop:
             Ok(stat) => {
                 let free = stat.f_bavail.saturating_mul(stat.f_frsize);
                 let low = free < reserve_bytes;
-                if low != gate.disk_low() && gate.set_disk_low(low) {
+                if gate.set_disk_low(low) {
                     tracing::warn!(free, reserve_bytes, low, "free disk space crossed the reserve");
                 }
             }
