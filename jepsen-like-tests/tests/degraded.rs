@@ -49,6 +49,15 @@ fn read(node: &Node, level: &str) -> Result<Answer> {
     ))
 }
 
+/// Waits for a write by way of `node` to be stored.
+fn stores_again(what: &str, node: &Node, round: u64) -> Result<()> {
+    wait::until(what, HEAL, || {
+        let answer = write(node, round)?;
+        ensure!(answer.status == STORED, "{}: {}", answer.status, answer.text());
+        Ok(())
+    })
+}
+
 fn count(answer: &Answer) -> Result<u64> {
     ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
     let json: serde_json::Value = serde_json::from_slice(&answer.body)?;
@@ -121,11 +130,7 @@ async fn a_lone_survivor_says_that_its_majority_is_gone() -> Result<()> {
     let back = servers.get(1).context("no second node")?;
     *processes.get_mut(1).context("no second node")? = back.start()?;
     cluster::await_ready(&survivor.http, HEAL)?;
-    wait::until("writes after the return of a majority", HEAL, || {
-        let answer = write(&survivor, 4)?;
-        ensure!(answer.status == STORED, "{}: {}", answer.status, answer.text());
-        Ok(())
-    })?;
+    stores_again("writes after the return of a majority", &survivor, 4)?;
     let all = count(&read(&survivor, "linearizable")?)?;
     // What was refused may be stored: its outcome was unknown. What was acknowledged is.
     ensure!(all >= 2 * SERIES, "{all} series of at least {}", 2 * SERIES);
@@ -208,11 +213,7 @@ async fn a_node_below_its_disk_reserve_reads_on_and_recovers() -> Result<()> {
     }
 
     nodes.iter().try_for_each(|node| bed.free_disk(node.id))?;
-    wait::until("writes with space again", HEAL, || {
-        let answer = write(first, 4)?;
-        ensure!(answer.status == STORED, "{}: {}", answer.status, answer.text());
-        Ok(())
-    })?;
+    stores_again("writes with space again", first, 4)?;
     readback::compare_replicas(&nodes, HEAL).await?;
     bed.stop()
 }
@@ -276,11 +277,7 @@ async fn a_node_whose_disk_hangs_hands_over_and_recovers() -> Result<()> {
     let moved = hung.elapsed();
     // Everything works but the one node, by way of which writes work, too.
     for node in [other, victim] {
-        wait::until("writes by way of every node", HEAL, || {
-            let answer = write(node, 4)?;
-            ensure!(answer.status == STORED, "{}: {}", answer.status, answer.text());
-            Ok(())
-        })?;
+        stores_again("writes by way of every node", node, 4)?;
     }
     let stored = count(&read(other, "linearizable")?)?;
 
