@@ -3,6 +3,7 @@
 pub mod ast;
 pub mod eval;
 pub mod parse;
+pub mod promqltest;
 pub mod source;
 pub mod value;
 

@@ -1,22 +1,18 @@
 //! Runs Prometheus's own kind of test scripts: the ones in `tests/scripts`, and the ones of a directory given by the
 //! environment variable `QUORATE_PROMQLTEST_DIR`, for which it reports how many evaluations pass, by file and class.
 
-mod compare;
 mod memory;
-mod script;
-mod variants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result};
 use quorate_query::ast::{AggregateOp, Expr};
-use quorate_query::value::{EvalOptions, Evaluated, Value};
-use quorate_query::{eval_instant, eval_range, parse};
+use quorate_query::parse;
+use quorate_query::promqltest::{Outcome, run_script};
 
 use memory::Memory;
-use script::{Command, Eval, EvalTime, read_script};
 
 /// What an evaluation needs, as the reports of Prometheus's conformance count it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -41,45 +37,32 @@ struct Report {
     failures: Vec<(Class, String)>,
 }
 
-fn run_script(path: &Path) -> Result<Report> {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let text = fs::read_to_string(path).with_context(|| name.clone())?;
-    let commands = read_script(&text).with_context(|| name.clone())?;
-    let mut memory = Memory::default();
+fn run(path: &Path) -> Result<Report> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let text = fs::read_to_string(path).with_context(|| name.clone().into_owned())?;
+    let outcomes = run_script(&text, &mut Memory::default()).with_context(|| name.clone().into_owned())?;
     let mut report = Report::default();
-    for command in commands {
-        match command {
-            Command::Clear => memory = Memory::default(),
-            Command::Load(load) => memory.load(&load).with_context(|| name.clone())?,
-            Command::Eval(eval) => {
-                let parsed = parse(&eval.query);
-                let class = classify(&eval, parsed.as_ref().map_err(ToString::to_string), &memory);
-                let score = report.scores.entry(class).or_default();
-                score.total += 1;
-                score.accepted_by_parser += usize::from(parsed.is_ok());
-                match run_eval(&eval, &memory) {
-                    Ok(()) => score.passed += 1,
-                    Err(error) => {
-                        let failure = format!("{name}:{}: {}: {error:#}", eval.line, eval.query);
-                        report.failures.push((class, failure));
-                    }
-                }
+    for outcome in outcomes {
+        let class = classify(&outcome);
+        let score = report.scores.entry(class).or_default();
+        score.total += 1;
+        score.accepted_by_parser += usize::from(parse(&outcome.query).is_ok());
+        match outcome.failure {
+            None => score.passed += 1,
+            Some(failure) => {
+                let text = format!("{name}:{}: {}: {failure}", outcome.line, outcome.query);
+                report.failures.push((class, text));
             }
         }
     }
     Ok(report)
 }
 
-fn classify(eval: &Eval, parsed: Result<&Expr, String>, memory: &Memory) -> Class {
-    match parsed {
-        Err(message) if message.contains("modifier is not supported yet") => Class::Experimental,
-        Ok(expr) if is_experimental(expr) => Class::Experimental,
-        _ if eval.has_histograms => Class::NativeHistogram,
-        Ok(expr) if selects_histograms(expr, memory) => Class::NativeHistogram,
+fn classify(outcome: &Outcome) -> Class {
+    match parse(&outcome.query) {
+        Err(error) if error.message().contains("modifier is not supported yet") => Class::Experimental,
+        Ok(expr) if is_experimental(&expr) => Class::Experimental,
+        _ if outcome.histograms => Class::NativeHistogram,
         _ => Class::Float,
     }
 }
@@ -97,94 +80,6 @@ fn is_experimental(expr: &Expr) -> bool {
     own || expr.children().into_iter().any(is_experimental)
 }
 
-fn selects_histograms(expr: &Expr, memory: &Memory) -> bool {
-    let own = match expr {
-        Expr::VectorSelector(selector) => memory.selects_histograms(&selector.matchers),
-        Expr::MatrixSelector(node) => memory.selects_histograms(&node.selector.matchers),
-        _ => false,
-    };
-    own || expr
-        .children()
-        .into_iter()
-        .any(|child| selects_histograms(child, memory))
-}
-
-fn options() -> EvalOptions<'static> {
-    EvalOptions {
-        max_samples: 10_000,
-        ..EvalOptions::default()
-    }
-}
-
-fn evaluate(expr: &Expr, memory: &Memory, time: EvalTime) -> Result<Evaluated> {
-    let evaluated = match time {
-        EvalTime::Instant { at } => eval_instant(expr, memory, at, &options()),
-        EvalTime::Range { start, end, step } => eval_range(expr, memory, (start, end, step), &options()),
-    };
-    evaluated.map_err(|error| anyhow!("{error}"))
-}
-
-fn run_eval(eval: &Eval, memory: &Memory) -> Result<()> {
-    if eval.has_histograms {
-        bail!("native histograms are not supported");
-    }
-    if eval.expect.fails {
-        let error = match parse(&eval.query) {
-            Err(error) => error.to_string(),
-            Ok(expr) => match evaluate(&expr, memory, eval.time) {
-                Err(error) => error.to_string(),
-                Ok(got) => bail!("expected a failure, got {:?}", got.value),
-            },
-        };
-        let as_expected = eval
-            .expect
-            .fail_text
-            .as_ref()
-            .is_none_or(|pattern| pattern.matches(&error));
-        ensure!(as_expected, "failed with another error: {error}");
-        return Ok(());
-    }
-    let expr = parse(&eval.query)?;
-    let got = evaluate(&expr, memory, eval.time)?;
-    compare::check(eval, &eval.query, &got)?;
-    let EvalTime::Instant { at } = eval.time else {
-        return Ok(());
-    };
-    as_range(eval, &expr, memory, at, &got).context("as a range query")?;
-    let Some(pinned) = variants::pinned(&expr, at) else {
-        return Ok(());
-    };
-    if variants::depends_on_range(&expr) {
-        return Ok(());
-    }
-    for other in variants::other_times(at) {
-        let context = || format!("pinned with @ and asked at {other} ms");
-        let got = evaluate(&pinned, memory, EvalTime::Instant { at: other }).with_context(context)?;
-        compare::check(eval, &eval.query, &got).with_context(context)?;
-        as_range(eval, &pinned, memory, other, &got).with_context(context)?;
-    }
-    Ok(())
-}
-
-/// Asks the query as a range one minute to both sides; its middle must be what the instant query gave.
-fn as_range(eval: &Eval, expr: &Expr, memory: &Memory, at: i64, instant: &Evaluated) -> Result<()> {
-    let comparable = matches!(instant.value, Value::Scalar { .. } | Value::Vector(_));
-    if eval.expect.ordered || !comparable || variants::depends_on_range(expr) {
-        return Ok(());
-    }
-    let minute = 60_000;
-    let got = evaluate(
-        expr,
-        memory,
-        EvalTime::Range {
-            start: at - minute,
-            end: at + minute,
-            step: minute,
-        },
-    )?;
-    compare::check_at_step(eval, at, &got)
-}
-
 fn scripts_in(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut scripts: Vec<PathBuf> = entries
@@ -200,7 +95,7 @@ fn our_own_scripts_pass() {
     let scripts = scripts_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"));
     assert!(!scripts.is_empty());
     for script in scripts {
-        let report = run_script(&script).unwrap_or_else(|error| panic!("{error:#}"));
+        let report = run(&script).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(
             report.scores.values().map(|score| score.total).sum::<usize>() > 0,
             "{}",
@@ -247,7 +142,7 @@ fn prometheus_s_scripts() {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        match run_script(&script) {
+        match run(&script) {
             Ok(report) => {
                 row(&name, &report.scores);
                 for (class, score) in report.scores {

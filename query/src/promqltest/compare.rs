@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
-use quorate_query::parse::series::{STALE_MARKER_BITS, SeriesDescription};
-use quorate_query::value::{Annotation, Evaluated, MatrixSeries, Value, VectorSample};
 use quorate_storage::Labels;
 
-use crate::script::{Eval, EvalTime, Expect, Pattern};
+use super::error::{Context as _, Result, bail, ensure};
+use super::script::{Eval, EvalTime, Expect, Pattern};
+use crate::parse::series::{STALE_MARKER_BITS, SeriesDescription};
+use crate::value::{Annotation, Evaluated, MatrixSeries, Value, VectorSample};
 
 /// Relative difference that Prometheus's own tests allow.
 const EPSILON: f64 = 1e-6;
@@ -29,7 +29,7 @@ fn almost_equal(a: f64, b: f64) -> bool {
 }
 
 /// Checks a successful evaluation in full.
-pub(crate) fn check(eval: &Eval, query: &str, got: &Evaluated) -> Result<()> {
+pub(super) fn check(eval: &Eval, query: &str, got: &Evaluated) -> Result<()> {
     check_annotations(&eval.expect, query, got)?;
     match eval.time {
         EvalTime::Instant { .. } => check_instant(&eval.expect, &got.value),
@@ -47,7 +47,7 @@ pub(crate) fn check(eval: &Eval, query: &str, got: &Evaluated) -> Result<()> {
 }
 
 /// Checks the sample at `at_ms` of a range evaluation of an instant query.
-pub(crate) fn check_at_step(eval: &Eval, at_ms: i64, got: &Evaluated) -> Result<()> {
+pub(super) fn check_at_step(eval: &Eval, at_ms: i64, got: &Evaluated) -> Result<()> {
     let Value::Matrix(series) = &got.value else {
         bail!("a range query gave {:?}", got.value);
     };

@@ -1,12 +1,14 @@
 //! Reads Prometheus's test scripts: `clear`, `load`, `eval instant`, `eval range` and what each is expected to give.
 
-use anyhow::{Context, Result, bail};
-use quorate_query::ast::Expr;
-use quorate_query::parse::series::{SeriesDescription, parse_series};
-use quorate_query::{parse, parse_duration};
+use quorate_storage::{Labels, LabelsBuilder};
+
+use super::error::{Context as _, Result, bail};
+use crate::ast::Expr;
+use crate::parse::series::{SeriesDescription, parse_series};
+use crate::{parse, parse_duration};
 
 /// One step of a script.
-pub(crate) enum Command {
+pub(super) enum Command {
     /// Forgets all series.
     Clear,
     /// Adds samples.
@@ -16,68 +18,80 @@ pub(crate) enum Command {
 }
 
 /// Samples to add.
-pub(crate) struct Load {
+pub(super) struct Load {
     /// Distance of the values.
-    pub(crate) step_ms: i64,
+    pub(super) step_ms: i64,
     /// The series; `None` for the values of one that holds native histograms.
-    pub(crate) series: Vec<LoadedSeries>,
+    pub(super) series: Vec<LoadedSeries>,
     /// Whether the classic histograms among them are also stored as native ones.
-    pub(crate) with_native: bool,
+    pub(super) with_native: bool,
 }
 
 /// A series to add.
-pub(crate) struct LoadedSeries {
+pub(super) struct LoadedSeries {
     /// Labels and values.
-    pub(crate) description: SeriesDescription,
+    pub(super) description: SeriesDescription,
     /// Whether values of it are native histograms, which the description then leaves out.
-    pub(crate) has_histograms: bool,
+    pub(super) has_histograms: bool,
 }
 
 /// A query and what it must give.
 #[derive(Clone)]
-pub(crate) struct Eval {
+pub(super) struct Eval {
     /// Line of the script, from 1.
-    pub(crate) line: usize,
+    pub(super) line: usize,
     /// PromQL.
-    pub(crate) query: String,
+    pub(super) query: String,
     /// When it is asked.
-    pub(crate) time: EvalTime,
+    pub(super) time: EvalTime,
     /// What it must give.
-    pub(crate) expect: Expect,
+    pub(super) expect: Expect,
     /// Whether the expected result shows native histograms.
-    pub(crate) has_histograms: bool,
+    pub(super) has_histograms: bool,
 }
 
 /// When a query is evaluated, in milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum EvalTime {
-    Instant { at: i64 },
-    Range { start: i64, end: i64, step: i64 },
+pub enum EvalTime {
+    /// Once.
+    Instant {
+        /// When.
+        at: i64,
+    },
+    /// At equal distances.
+    Range {
+        /// First time.
+        start: i64,
+        /// No time is later.
+        end: i64,
+        /// Distance of the times.
+        step: i64,
+    },
 }
 
 /// What a query must give.
 #[derive(Clone, Default)]
-pub(crate) struct Expect {
-    pub(crate) ordered: bool,
-    pub(crate) fails: bool,
-    pub(crate) fail_text: Option<Pattern>,
-    pub(crate) warnings: Vec<Pattern>,
-    pub(crate) infos: Vec<Pattern>,
+pub(super) struct Expect {
+    pub(super) ordered: bool,
+    pub(super) fails: bool,
+    pub(super) fail_text: Option<Pattern>,
+    pub(super) warnings: Vec<Pattern>,
+    pub(super) infos: Vec<Pattern>,
     /// Any warning will do (`eval_warn`, `expect warn`).
-    pub(crate) some_warning: bool,
-    pub(crate) some_info: bool,
-    pub(crate) no_warning: bool,
-    pub(crate) no_info: bool,
-    pub(crate) scalar: Option<f64>,
-    pub(crate) string: Option<Vec<u8>>,
+    pub(super) some_warning: bool,
+    pub(super) some_info: bool,
+    pub(super) no_warning: bool,
+    pub(super) no_info: bool,
+    pub(super) scalar: Option<f64>,
+    pub(super) string: Option<Vec<u8>>,
     /// An instant query gives a range vector with these first time and step.
-    pub(crate) range_vector: Option<(i64, i64)>,
-    pub(crate) series: Vec<SeriesDescription>,
+    pub(super) range_vector: Option<(i64, i64)>,
+    pub(super) series: Vec<SeriesDescription>,
 }
 
 /// A text to find.
 #[derive(Clone)]
-pub(crate) enum Pattern {
+pub(super) enum Pattern {
     /// Exactly this text.
     Text(String),
     /// Somewhere in the text.
@@ -85,7 +99,7 @@ pub(crate) enum Pattern {
 }
 
 impl Pattern {
-    pub(crate) fn matches(&self, text: &str) -> bool {
+    pub(super) fn matches(&self, text: &str) -> bool {
         match self {
             Pattern::Text(expected) => expected == text,
             Pattern::Regex(regex) => regex.is_match(text),
@@ -94,7 +108,7 @@ impl Pattern {
 }
 
 /// Reads a whole script.
-pub(crate) fn read_script(text: &str) -> Result<Vec<Command>> {
+pub(super) fn read_script(text: &str) -> Result<Vec<Command>> {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)
@@ -138,7 +152,7 @@ pub(crate) fn read_script(text: &str) -> Result<Vec<Command>> {
 }
 
 fn read_load(step: &str, body: &[&str], with_native: bool) -> Result<Load> {
-    let step_ms = parse_duration(step)?;
+    let step_ms = duration(step)?;
     let mut series = Vec::new();
     for line in body {
         // Start timestamps, which the engine doesn't use.
@@ -184,22 +198,13 @@ fn read_eval(line: usize, head: &str, body: &[&str]) -> Result<Eval> {
                 ("at", rest) => word(rest),
                 _ => ("0", rest),
             };
-            (
-                EvalTime::Instant {
-                    at: parse_duration(at)?,
-                },
-                query,
-            )
+            (EvalTime::Instant { at: duration(at)? }, query)
         }
         "range" => {
             let (start, rest) = word(keyword(rest, "from")?);
             let (end, rest) = word(keyword(rest, "to")?);
             let (step, query) = word(keyword(rest, "step")?);
-            let (start, end, step) = (
-                parse_duration(start)?,
-                parse_duration(end)?,
-                parse_duration(step)?,
-            );
+            let (start, end, step) = (duration(start)?, duration(end)?, duration(step)?);
             (EvalTime::Range { start, end, step }, query)
         }
         other => bail!("unknown kind of evaluation {other:?}"),
@@ -239,18 +244,26 @@ fn read_expectation(line: &str, expect: &mut Expect) -> Result<()> {
             Ok(())
         }
         "expected_fail_regexp" => {
-            expect.fail_text = Some(Pattern::Regex(regex_automata::meta::Regex::new(rest)?));
+            expect.fail_text = Some(Pattern::Regex(regex(rest)?));
             Ok(())
         }
         _ => {
             if let Some(value) = number(line) {
                 expect.scalar = Some(value);
             } else {
-                expect.series.push(parse_series(line)?);
+                expect.series.push(parse_series(line).context("series")?);
             }
             Ok(())
         }
     }
+}
+
+fn duration(text: &str) -> Result<i64> {
+    parse_duration(text).context("duration")
+}
+
+fn regex(text: &str) -> Result<regex_automata::meta::Regex> {
+    regex_automata::meta::Regex::new(text).context("regular expression")
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -265,8 +278,8 @@ fn read_expect_line(rest: &str, expect: &mut Expect) -> Result<()> {
     let pattern = || -> Result<Option<Pattern>> {
         Ok(if let Some(text) = rest.strip_prefix("msg:") {
             Some(Pattern::Text(text.trim().to_owned()))
-        } else if let Some(regex) = rest.strip_prefix("regex:") {
-            Some(Pattern::Regex(regex_automata::meta::Regex::new(regex.trim())?))
+        } else if let Some(text) = rest.strip_prefix("regex:") {
+            Some(Pattern::Regex(regex(text.trim())?))
         } else if rest.is_empty() {
             None
         } else {
@@ -298,9 +311,21 @@ fn read_expect_line(rest: &str, expect: &mut Expect) -> Result<()> {
             let (start, rest) = word(keyword(rest, "from")?);
             let (_, rest) = word(keyword(rest, "to")?);
             let (step, _) = word(keyword(rest, "step")?);
-            expect.range_vector = Some((parse_duration(start)?, parse_duration(step)?));
+            expect.range_vector = Some((duration(start)?, duration(step)?));
         }
         other => bail!("unknown expectation {other:?}"),
     }
     Ok(())
+}
+
+/// The native histogram that a series of a classic one belongs to.
+pub(super) fn native_name(labels: &Labels) -> Option<Labels> {
+    let name = labels.get("__name__")?;
+    let base = ["_bucket", "_count", "_sum"]
+        .into_iter()
+        .find_map(|suffix| name.strip_suffix(suffix))?;
+    let mut builder = LabelsBuilder::from(labels);
+    builder.set("__name__", base);
+    builder.del("le");
+    Some(builder.build())
 }

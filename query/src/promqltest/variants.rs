@@ -1,9 +1,9 @@
 //! The other ways in which an instant query must give the same: pinned with `@` and asked at other times.
 
-use quorate_query::ast::{At, DurationExpr, DurationValue, Expr, VectorSelector};
+use crate::ast::{At, DurationExpr, DurationValue, Expr, VectorSelector};
 
 /// Functions whose result depends on the evaluation time even if all selectors are pinned.
-const TIME_DEPENDENT: [&str; 16] = [
+const TIME_DEPENDENT: [&str; 15] = [
     "day_of_month",
     "day_of_week",
     "day_of_year",
@@ -19,12 +19,11 @@ const TIME_DEPENDENT: [&str; 16] = [
     "time",
     "timestamp",
     "year",
-    "info",
 ];
 
 /// The query with every selector that has no `@` pinned to `at_ms`; nothing if the query's result would still depend
 /// on when it is asked.
-pub(crate) fn pinned(expr: &Expr, at_ms: i64) -> Option<Expr> {
+pub(super) fn pinned(expr: &Expr, at_ms: i64) -> Option<Expr> {
     if depends_on_time(expr) {
         return None;
     }
@@ -34,7 +33,7 @@ pub(crate) fn pinned(expr: &Expr, at_ms: i64) -> Option<Expr> {
 }
 
 /// The other times a query pinned to `at_ms` is asked at.
-pub(crate) fn other_times(at_ms: i64) -> Vec<i64> {
+pub(super) fn other_times(at_ms: i64) -> Vec<i64> {
     if at_ms == 0 {
         vec![-1000, 0, 1000]
     } else {
@@ -43,7 +42,7 @@ pub(crate) fn other_times(at_ms: i64) -> Vec<i64> {
 }
 
 /// Whether the query asks for its own start, end, range or step, and so differs when asked as a range.
-pub(crate) fn depends_on_range(expr: &Expr) -> bool {
+pub(super) fn depends_on_range(expr: &Expr) -> bool {
     let own = match expr {
         Expr::Call(call) => matches!(call.func.name, "start" | "end" | "range" | "step"),
         Expr::VectorSelector(selector) => selector_depends(selector),

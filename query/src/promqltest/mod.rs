@@ -1,0 +1,198 @@
+//! Runs Prometheus's own kind of test scripts: `clear`, `load`, `eval instant`, `eval range` and what each must give.
+//!
+//! As Prometheus's runner does, each instant query is also asked as a range query around its time, and with every
+//! selector pinned by `@` at other times: up to twelve queries for one line of a script.
+
+mod compare;
+mod error;
+mod script;
+mod variants;
+
+use quorate_storage::{Labels, Matcher, SampleColumns};
+
+use crate::ast::Expr;
+use crate::source::Source;
+use crate::value::{EvalOptions, Evaluated, Value};
+use crate::{eval_instant, eval_range, parse};
+
+pub use error::ScriptError;
+pub use script::EvalTime;
+
+use error::{Context as _, Result, bail, ensure};
+use script::{Command, Eval, Load, read_script};
+
+/// The most samples a query may hold, as in Prometheus's own runs.
+const MAX_SAMPLES: u64 = 10_000;
+
+/// Where the samples of a script go and where its queries read.
+pub trait TestStorage {
+    /// Forgets all series.
+    fn clear(&mut self) -> std::result::Result<(), ScriptError>;
+
+    /// Adds samples, those of each series in ascending time; a series may have been added to before.
+    fn append(&mut self, series: &[(Labels, SampleColumns)]) -> std::result::Result<(), ScriptError>;
+
+    /// What queries read from.
+    fn source(&self) -> &dyn Source;
+}
+
+/// What became of one `eval` of a script.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Line of the script, from 1.
+    pub line: usize,
+    /// The query.
+    pub query: String,
+    /// Whether native histograms are selected or expected.
+    pub histograms: bool,
+    /// How the result differs from what the script expects.
+    pub failure: Option<ScriptError>,
+}
+
+/// Runs a script over an empty storage. An error is the script's or the storage's; what queries got wrong is in the
+/// outcomes.
+pub fn run_script(
+    text: &str,
+    storage: &mut dyn TestStorage,
+) -> std::result::Result<Vec<Outcome>, ScriptError> {
+    let mut histograms: Vec<Labels> = Vec::new();
+    let mut outcomes = Vec::new();
+    for command in read_script(text)? {
+        match command {
+            Command::Clear => {
+                storage.clear()?;
+                histograms.clear();
+            }
+            Command::Load(load) => {
+                let loaded = samples_of(&load, &mut histograms)?;
+                storage.append(&loaded).context("load")?;
+            }
+            Command::Eval(eval) => {
+                let selects = parse(&eval.query).is_ok_and(|expr| selects_any(&expr, &histograms));
+                outcomes.push(Outcome {
+                    line: eval.line,
+                    histograms: eval.has_histograms || selects,
+                    failure: run_eval(&eval, storage.source()).err(),
+                    query: eval.query,
+                });
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The samples that a `load` adds. Series of native histograms are left out, and noted.
+fn samples_of(load: &Load, histograms: &mut Vec<Labels>) -> Result<Vec<(Labels, SampleColumns)>> {
+    let mut loaded = Vec::new();
+    for series in &load.series {
+        let pairs = series.description.labels.iter();
+        let labels = Labels::from_pairs(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
+            .context("labels of a series")?;
+        if load.with_native {
+            histograms.extend(script::native_name(&labels));
+        }
+        if series.has_histograms {
+            histograms.push(labels);
+            continue;
+        }
+        let mut samples = SampleColumns::new();
+        let times = (0..).map(|index: i64| index * load.step_ms);
+        for (time, value) in times.zip(&series.description.values) {
+            if let Some(value) = value {
+                samples.push(time, *value);
+            }
+        }
+        loaded.push((labels, samples));
+    }
+    Ok(loaded)
+}
+
+fn selects_any(expr: &Expr, series: &[Labels]) -> bool {
+    let selects = |matchers: &[Matcher]| series.iter().any(|labels| all_match(labels, matchers));
+    let own = match expr {
+        Expr::VectorSelector(selector) => selects(&selector.matchers),
+        Expr::MatrixSelector(node) => selects(&node.selector.matchers),
+        _ => false,
+    };
+    own || expr
+        .children()
+        .into_iter()
+        .any(|child| selects_any(child, series))
+}
+
+/// Whether all matchers hold for a series.
+pub fn all_match(labels: &Labels, matchers: &[Matcher]) -> bool {
+    matchers
+        .iter()
+        .all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default()))
+}
+
+fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluated> {
+    let options = EvalOptions {
+        max_samples: MAX_SAMPLES,
+        ..EvalOptions::default()
+    };
+    let evaluated = match time {
+        EvalTime::Instant { at } => eval_instant(expr, source, at, &options),
+        EvalTime::Range { start, end, step } => eval_range(expr, source, (start, end, step), &options),
+    };
+    evaluated.map_err(ScriptError::new)
+}
+
+fn run_eval(eval: &Eval, source: &dyn Source) -> Result<()> {
+    if eval.has_histograms {
+        bail!("native histograms are not supported");
+    }
+    let parsed = parse(&eval.query).map_err(ScriptError::new);
+    if eval.expect.fails {
+        return must_fail(eval, parsed.and_then(|expr| evaluate(&expr, source, eval.time)));
+    }
+    let expr = parsed?;
+    let got = evaluate(&expr, source, eval.time)?;
+    compare::check(eval, &eval.query, &got)?;
+    let EvalTime::Instant { at } = eval.time else {
+        return Ok(());
+    };
+    as_range(eval, &expr, source, at, &got).context("as a range query")?;
+    let Some(pinned) = variants::pinned(&expr, at) else {
+        return Ok(());
+    };
+    if variants::depends_on_range(&expr) {
+        return Ok(());
+    }
+    for other in variants::other_times(at) {
+        let context = || format!("pinned with @ and asked at {other} ms");
+        let got = evaluate(&pinned, source, EvalTime::Instant { at: other }).with_context(context)?;
+        compare::check(eval, &eval.query, &got).with_context(context)?;
+        as_range(eval, &pinned, source, other, &got).with_context(context)?;
+    }
+    Ok(())
+}
+
+fn must_fail(eval: &Eval, outcome: Result<Evaluated>) -> Result<()> {
+    let error = match outcome {
+        Err(error) => error.to_string(),
+        Ok(got) => bail!("expected a failure, got {:?}", got.value),
+    };
+    let pattern = eval.expect.fail_text.as_ref();
+    ensure!(
+        pattern.is_none_or(|pattern| pattern.matches(&error)),
+        "failed with another error: {error}"
+    );
+    Ok(())
+}
+
+/// Asks the query as a range one minute to both sides; its middle must be what the instant query gave.
+fn as_range(eval: &Eval, expr: &Expr, source: &dyn Source, at: i64, instant: &Evaluated) -> Result<()> {
+    let comparable = matches!(instant.value, Value::Scalar { .. } | Value::Vector(_));
+    if eval.expect.ordered || !comparable || variants::depends_on_range(expr) {
+        return Ok(());
+    }
+    let minute = 60_000;
+    let time = EvalTime::Range {
+        start: at - minute,
+        end: at + minute,
+        step: minute,
+    };
+    compare::check_at_step(eval, at, &evaluate(expr, source, time)?)
+}
