@@ -14,6 +14,7 @@ use quorate_storage::{
 const TARGETS: u64 = 200;
 const SERIES_PER_TARGET: u64 = 500;
 const ROUNDS: u64 = 120;
+const SELECTIONS: u128 = 500;
 const START_MS: i64 = 1_700_000_000_000;
 
 fn value(series: u64, round: u64) -> f64 {
@@ -131,9 +132,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Matcher::new(MatchOp::Eq, "__name__", "node_metric_7_total")?,
         Matcher::new(MatchOp::Re, "instance", "host-1.*")?,
     ];
+    let mut selected = Vec::new();
     let started = Instant::now();
-    let selected = shard.select("default", &matchers, START_MS, i64::MAX, &SelectLimits::default())?;
-    let select_us = started.elapsed().as_micros();
+    for _ in 0..SELECTIONS {
+        selected = shard.select("default", &matchers, START_MS, i64::MAX, &SelectLimits::default())?;
+    }
+    let select_us = started.elapsed().as_micros() / SELECTIONS;
     let mut columns = SampleColumns::new();
     let mut read = 0;
     let started = Instant::now();

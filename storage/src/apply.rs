@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 
+use crate::activity::{Activity, in_two_spans};
 use crate::blocks::Blocks;
 use crate::chunk::Sample;
 use crate::entry::{self, Command, EntryError, PartOutcome, PartView, RejectReason, UNREGISTERED};
@@ -104,11 +105,13 @@ impl Shard {
             entry.now_ms
         };
         state.clock.advance(now_ms);
+        state.activity.drop_before(state.clock.cut_ms);
         let parts = match entry.command {
             Command::Limits(limits) => {
                 state.clock.limits = Some(limits);
                 state.quotas.enter(limits.quota_epoch);
                 state.clock.advance(entry.now_ms);
+                state.activity.drop_before(state.clock.cut_ms);
                 return Ok(Vec::new());
             }
             Command::Quota(tenant, quota) => {
@@ -129,7 +132,12 @@ impl Shard {
             let mut outcome = PartOutcome::default();
             let limits = state.clock.limits();
             let quota = state.quotas.most(part.tenant, limits.quota_epoch);
-            register(&mut state.table, &part, &limits, quota, &mut outcome).map_err(unreadable)?;
+            let registry = Registry {
+                table: &mut state.table,
+                activity: &mut state.activity,
+                now_ms: state.clock.now_ms,
+            };
+            register(registry, &part, &limits, quota, &mut outcome).map_err(unreadable)?;
             outcomes.push(self.apply_part(state, &part, outcome)?);
         }
         Ok(outcomes)
@@ -190,9 +198,10 @@ impl Shard {
             };
             let verdict = if run.rules.in_order(*timestamp_ms, head.newest_ms) {
                 // The path of nearly every sample.
-                let first = head.newest_ms == i64::MIN;
+                // A series has been active in the span of its newest sample.
+                let newly_active = head.newest_ms == i64::MIN || in_two_spans(*timestamp_ms, head.newest_ms);
                 head.append(blocks, *timestamp_ms, bits);
-                if !first {
+                if !newly_active {
                     outcome.stored += 1;
                     continue;
                 }
@@ -204,6 +213,7 @@ impl Shard {
                 Verdict::Stored => {
                     outcome.stored += 1;
                     state.table.note_oldest(id, *timestamp_ms);
+                    state.activity.mark(id, *timestamp_ms);
                 }
                 Verdict::Duplicate => outcome.duplicates += 1,
                 Verdict::Rejected(reason) => {
@@ -223,15 +233,23 @@ impl Shard {
     }
 }
 
+/// What registering changes.
+struct Registry<'a> {
+    table: &'a mut SeriesTable,
+    activity: &'a mut Activity,
+    now_ms: i64,
+}
+
 /// Gives every series of the part its id: the one it has, or the next. Checks the labels of those that
 /// have none; the others' equal ones that were checked.
 fn register(
-    table: &mut SeriesTable,
+    registry: Registry<'_>,
     part: &PartView<'_>,
     limits: &Limits,
     quota: u64,
     outcome: &mut PartOutcome,
 ) -> Result<(), EntryError> {
+    let table = registry.table;
     if mutant!("ids_from_hash_order") {
         register_in_hash_order(table, part);
     }
@@ -246,7 +264,10 @@ fn register(
         let id = table
             .find_or_register(part.tenant, bytes, limits.max_series_per_shard.min(room))
             .map_err(|_| entry::malformed("part", "a series' labels are not canonical"))?;
-        of_tenant += table.len() - registered;
+        if table.len() > registered {
+            of_tenant += 1;
+            registry.activity.mark(table.len(), registry.now_ms);
+        }
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }
     Ok(())

@@ -69,7 +69,7 @@ impl Cardinality {
             self.memory.series += memory.series;
             self.memory.labels += memory.labels;
             self.memory.symbols += memory.symbols;
-            self.memory.postings += memory.postings;
+            self.memory.postings += memory.postings + state.activity.memory_bytes();
             self.memory.chunks += memory.chunks;
             let Some(index) = state
                 .table

@@ -11,8 +11,9 @@ use std::sync::{Arc, Weak};
 use crate::error::StorageError;
 use rocksdb::WriteOptions;
 
+use crate::activity::Activity;
 use crate::chunk;
-use crate::flushed::{Flushed, cf, chunk_range, state_range};
+use crate::flushed::{Flushed, activity_range, cf, chunk_range, state_range};
 use crate::labels::Labels;
 use crate::meta::{Generation, Level, ShardMeta};
 use crate::rows::{CF_SERIES, CF_SHARD_META};
@@ -99,6 +100,7 @@ struct Sealed {
     /// Tenant, id and labels of series that no flush has contained.
     new_series: Vec<(u64, String, Labels)>,
     states: Vec<SeriesState>,
+    activity: Activity,
     /// Metric numbers of all series that the flush may contain.
     metrics: Arc<Vec<u32>>,
     buckets: Option<Buckets>,
@@ -193,6 +195,8 @@ impl Shard {
         let kept = state.flushed.generations().iter().filter(|g| g.max_ms >= cut_ms);
         let generations: Vec<Generation> = kept.copied().collect();
         Arc::make_mut(&mut state.tombstones).prune(&generations);
+        let now_ms = state.clock.now_ms;
+        state.activity.pack(now_ms);
         let previous = state.flushed.meta.as_ref();
         let meta = ShardMeta {
             position,
@@ -201,6 +205,7 @@ impl Shard {
             next_id: state.table.next_id(),
             epoch: previous.map_or(0, |meta| meta.epoch),
             state_generation: number,
+            activity_rows: state.activity.len(),
             next_generation: state.next_generation,
             generations,
             tombstones: Tombstones::clone(&state.tombstones),
@@ -221,6 +226,7 @@ impl Shard {
             frozen,
             new_series,
             states,
+            activity: state.activity.clone(),
             metrics: state.flushed.metrics.clone(),
             buckets,
         }))
@@ -263,7 +269,11 @@ impl Shard {
         for (block, row) in StateBlocks::new(&sealed.states).enumerate() {
             states.put(&self.key.state(sealed.meta.epoch, number, block as u64), &row)?;
         }
-        let mut series = [labels, states];
+        let mut activity = SstFile::new(self, CF_SERIES, &format!("{number}-activity"));
+        for (span, row) in sealed.activity.rows() {
+            activity.put(&self.key.activity(sealed.meta.epoch, number, span), &row)?;
+        }
+        let mut series = [activity, labels, states];
         if mutant!("meta_before_slab") {
             SstFile::ingest_all(&mut series)?;
             self.write_meta(&sealed.meta)?;
@@ -384,6 +394,7 @@ impl Shard {
                     }
                     // Label rows stay: the next flush writes the same ones again.
                     ranges.push(state_range(self.key, pending.meta.epoch, number));
+                    ranges.push(activity_range(self.key, pending.meta.epoch, number));
                 }
                 let deleted = ranges
                     .iter()

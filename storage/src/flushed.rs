@@ -32,6 +32,7 @@ pub(crate) struct Flushed {
     pub(crate) chunks: Vec<Arc<RowRange>>,
     pub(crate) labels: Option<Arc<RowRange>>,
     pub(crate) state: Option<Arc<RowRange>>,
+    pub(crate) activity: Option<Arc<RowRange>>,
     /// The metric number of each registered series that a flush has contained, by id from 1.
     pub(crate) metrics: Arc<Vec<u32>>,
 }
@@ -43,6 +44,7 @@ impl Flushed {
             chunks: Vec::new(),
             labels: None,
             state: None,
+            activity: None,
             metrics: Arc::default(),
         }
     }
@@ -63,11 +65,13 @@ impl Flushed {
             .collect();
         let labels = Some(share(label_range(key, meta.epoch)));
         let state = Some(share(state_range(key, meta.epoch, meta.state_generation)));
+        let activity = Some(share(activity_range(key, meta.epoch, meta.state_generation)));
         Self {
             meta: Some(meta),
             chunks,
             labels,
             state,
+            activity,
             metrics,
         }
     }
@@ -81,7 +85,8 @@ impl Flushed {
 
     /// All ranges of rows.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = &Arc<RowRange>> {
-        self.chunks.iter().chain(&self.labels).chain(&self.state)
+        let series = self.activity.iter().chain(&self.labels).chain(&self.state);
+        self.chunks.iter().chain(series)
     }
 
     pub(crate) fn generations(&self) -> &[Generation] {
@@ -121,6 +126,14 @@ pub(crate) fn state_range(key: ReplicaKey, epoch: u64, generation: u64) -> RowRa
         cf: rows::CF_SERIES,
         from: key.state(epoch, generation, 0),
         to: key.state(epoch, generation, u64::MAX),
+    }
+}
+
+pub(crate) fn activity_range(key: ReplicaKey, epoch: u64, generation: u64) -> RowRange {
+    RowRange {
+        cf: rows::CF_SERIES,
+        from: key.activity(epoch, generation, i64::MIN),
+        to: key.activity(epoch, generation, i64::MAX),
     }
 }
 

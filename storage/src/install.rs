@@ -7,11 +7,15 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use rocksdb::WriteOptions;
 
+use crate::activity;
 use crate::error::StorageError;
 use crate::flushed::{RowRange, cf, chunk_range};
 use crate::meta::ShardMeta;
 use crate::recover;
-use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META, KIND_SLAB, KIND_TIMES, successor};
+use crate::rows::{
+    CF_CHUNKS, CF_SERIES, CF_SHARD_META, KIND_ACTIVITY, KIND_LABELS, KIND_SLAB, KIND_STATE, KIND_TIMES,
+    successor, trailing_span,
+};
 use crate::series_rows::{decode_labels_row, decode_states};
 use crate::shard::{Gate, LogPosition, Shard, delete_range};
 use crate::slab::{Slab, TimesRow};
@@ -228,11 +232,18 @@ impl Incoming {
         let second = reader.array().map(u64::from_be_bytes);
         let (epoch, state_generation) = (self.meta.epoch, self.meta.state_generation);
         let key = match (kind, first, second, reader.is_empty()) {
-            (Some(b'L'), Some(id), None, true) if id < self.source.next_id => {
+            (Some(KIND_LABELS), Some(id), None, true) if id < self.source.next_id => {
                 decode_labels_row(value).map_err(damaged)?;
                 shard.key.labels(epoch, id)
             }
-            (Some(b'T'), Some(generation), Some(block), true)
+            (Some(KIND_ACTIVITY), Some(generation), Some(_), true)
+                if generation == self.source.state_generation =>
+            {
+                activity::decode(value).map_err(damaged)?;
+                let span = trailing_span(key).unwrap_or(i64::MAX);
+                shard.key.activity(epoch, state_generation, span)
+            }
+            (Some(KIND_STATE), Some(generation), Some(block), true)
                 if generation == self.source.state_generation =>
             {
                 decode_states(value).map_err(damaged)?;

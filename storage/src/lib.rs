@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod fault;
+mod activity;
 mod apply;
 mod blocks;
 mod cardinality;
@@ -47,6 +48,7 @@ mod store;
 mod tombstones;
 mod varint;
 
+pub use activity::ACTIVITY_SPAN_MS;
 pub use apply::ApplyOutcome;
 pub use cardinality::{Cardinality, SeriesMemory};
 pub use checksum::LogicalChecksum;

@@ -14,7 +14,7 @@ use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// How often the samples of a generation have been merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,8 +106,10 @@ pub(crate) struct ShardMeta {
     pub(crate) next_id: u64,
     /// Prefix of the label and state rows; changes when a snapshot is installed.
     pub(crate) epoch: u64,
-    /// The generation whose state rows count.
+    /// The generation whose state and activity rows count.
     pub(crate) state_generation: u64,
+    /// How many activity rows there are.
+    pub(crate) activity_rows: u64,
     /// The number that the next generation gets.
     pub(crate) next_generation: u64,
     /// Live generations in ascending order.
@@ -136,6 +138,7 @@ impl ShardMeta {
             self.next_id,
             self.epoch,
             self.state_generation,
+            self.activity_rows,
             self.next_generation,
         ] {
             put_u64(&mut out, number);
@@ -192,6 +195,7 @@ impl ShardMeta {
         let next_id = reader.varint()?;
         let epoch = reader.varint()?;
         let state_generation = reader.varint()?;
+        let activity_rows = reader.varint()?;
         let next_generation = reader.varint()?;
         let count = reader.varint_usize().filter(|n| *n <= reader.remaining())?;
         let mut generations: Vec<Generation> = Vec::with_capacity(count);
@@ -231,6 +235,7 @@ impl ShardMeta {
             next_id,
             epoch,
             state_generation,
+            activity_rows,
             next_generation,
             generations,
             tombstones,
@@ -291,6 +296,7 @@ mod tests {
             next_id: 11,
             epoch: 2,
             state_generation: 7,
+            activity_rows: 3,
             next_generation: 8,
             generations: vec![generation(5), generation(7)],
             tombstones,
@@ -302,7 +308,7 @@ mod tests {
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v4", &bytes);
+        crate::golden::check("meta-v5", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -329,7 +335,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x04".to_vec();
+            let mut bytes = b"QSM\x05".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

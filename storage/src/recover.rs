@@ -5,9 +5,12 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions};
 
+use crate::activity::Activity;
 use crate::entry::Columns;
 use crate::error::StorageError;
-use crate::flushed::{Flushed, LookupCache, RowRange, cf, chunk_range, label_range, state_range};
+use crate::flushed::{
+    Flushed, LookupCache, RowRange, activity_range, cf, chunk_range, label_range, state_range,
+};
 use crate::meta::{Clock, ShardMeta};
 use crate::quota::Quotas;
 use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
@@ -38,6 +41,7 @@ fn empty_state() -> State {
         membership: None,
         clock: Clock::START,
         table: SeriesTable::default(),
+        activity: Activity::default(),
         frozen: None,
         flushed: Arc::new(Flushed::nothing()),
         head_samples: 0,
@@ -65,6 +69,7 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         vacant: meta.vacant.clone(),
         quotas: meta.quotas.clone(),
         table,
+        activity: load_activity(db, key, &meta)?,
         next_generation: meta.next_generation,
         next_epoch: meta.epoch + 1,
         flushed: Arc::new(Flushed::of(key, meta, metrics, &Flushed::nothing())),
@@ -140,6 +145,22 @@ fn load_states(
     Ok(())
 }
 
+fn load_activity(db: &Db, key: ReplicaKey, meta: &ShardMeta) -> Result<Activity, StorageError> {
+    let mut activity = Activity::default();
+    let range = activity_range(key, meta.epoch, meta.state_generation);
+    scan(db, key.shard, &range, |row_key, value| {
+        let span = rows::trailing_span(row_key).unwrap_or(i64::MAX);
+        activity.restore(span, value, meta.next_id).map_err(|detail| {
+            StorageError::corrupt(key.shard, format!("the activity row of span {span}"), detail)
+        })
+    })?;
+    if activity.len() != meta.activity_rows {
+        let detail = format!("{} were expected, {} found", meta.activity_rows, activity.len());
+        return Err(StorageError::corrupt(key.shard, "the activity rows", &detail));
+    }
+    Ok(activity)
+}
+
 /// Calls `visit` with every row of a range, in order.
 pub(crate) fn scan(
     db: &Db,
@@ -191,6 +212,7 @@ pub(crate) fn unlisted(
     let (mut chunks, mut series) = (Vec::new(), Vec::new());
     if let Some(meta) = meta {
         chunks.extend(meta.generations.iter().map(|g| chunk_range(key, g.number)));
+        series.push(activity_range(key, meta.epoch, meta.state_generation));
         let labels = label_range(key, meta.epoch);
         series.push(RowRange {
             to: key.labels(meta.epoch, meta.next_id),

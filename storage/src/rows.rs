@@ -3,7 +3,8 @@
 //! Every key starts with `shard u32 | replica u64`, big endian, so that the rows of one replica are one
 //! range. Slab rows: `prefix | generation u64 | 'S' | metric u32 | series u64 | first timestamp`. Times
 //! rows: `prefix | generation u64 | 'T' | row u64`. Label rows: `prefix | epoch u64 | 'L' | series u64`.
-//! State rows: `prefix | epoch u64 | 'T' | generation u64 | block u64`. Meta row: the prefix alone.
+//! State rows: `prefix | epoch u64 | 'T' | generation u64 | block u64`. Activity rows: `prefix | epoch u64 |
+//! 'A' | generation u64 | span`. Meta row: the prefix alone.
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode, MultiThreaded,
@@ -15,7 +16,7 @@ pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
 /// Slabs and timestamps of flushed generations.
 pub const CF_CHUNKS: &str = "chunks";
-/// Labels of series and the state that recovery needs.
+/// Labels of series, and the state and activity that recovery needs.
 pub const CF_SERIES: &str = "series";
 /// One row per replica of a shard: what is durable.
 pub const CF_SHARD_META: &str = "shard_meta";
@@ -54,8 +55,9 @@ pub(crate) struct ReplicaKey {
     pub(crate) replica: u64,
 }
 
-const KIND_LABELS: u8 = b'L';
-const KIND_STATE: u8 = b'T';
+pub(crate) const KIND_ACTIVITY: u8 = b'A';
+pub(crate) const KIND_LABELS: u8 = b'L';
+pub(crate) const KIND_STATE: u8 = b'T';
 pub(crate) const KIND_SLAB: u8 = b'S';
 pub(crate) const KIND_TIMES: u8 = b'T';
 
@@ -109,6 +111,15 @@ impl ReplicaKey {
         key
     }
 
+    /// The key of a row of active series.
+    pub(crate) fn activity(self, epoch: u64, generation: u64, span: i64) -> Vec<u8> {
+        let mut key = self.generation(epoch);
+        key.push(KIND_ACTIVITY);
+        key.extend_from_slice(&generation.to_be_bytes());
+        key.extend_from_slice(&ordered(span).to_be_bytes());
+        key
+    }
+
     pub(crate) fn state(self, epoch: u64, generation: u64, block: u64) -> Vec<u8> {
         let mut key = self.generation(epoch);
         key.push(KIND_STATE);
@@ -142,6 +153,11 @@ pub(crate) fn parse_slab_key(key: &[u8]) -> Option<SlabKey> {
 /// The last eight bytes of a key as a number.
 pub(crate) fn trailing_u64(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|tail| u64::from_be_bytes(*tail))
+}
+
+/// The last eight bytes of an activity row's key as the number of its span.
+pub(crate) fn trailing_span(key: &[u8]) -> Option<i64> {
+    trailing_u64(key).map(|span| (span ^ (1 << 63)) as i64)
 }
 
 /// Maps `i64` to `u64` keeping the order.
@@ -187,6 +203,9 @@ mod tests {
         assert_eq!(parse_slab_key(&key.times(1, 7)), None);
         assert_eq!(parse_slab_key(&key.prefix()), None);
         assert_eq!(trailing_u64(&key.labels(1, 77)), Some(77));
+        assert_eq!(trailing_span(&key.activity(1, 2, -77)), Some(-77));
+        assert!(key.activity(1, 2, -1) < key.activity(1, 2, 0));
+        assert!(key.activity(1, u64::MAX, i64::MAX) < key.labels(1, 0));
         assert_eq!(successor(vec![1, 0xff]), vec![2]);
     }
 }

@@ -269,7 +269,8 @@ impl Shard {
         let Some(index) = table.tenant(tenant).and_then(|number| table.index(number)) else {
             return RoaringBitmap::new();
         };
-        let ids = index.resolve(matchers, None, |id| table.pairs_of(u64::from(id)));
+        let active = state.activity.within(start_ms, end_ms);
+        let ids = index.resolve(matchers, Some(&*active), |id| table.pairs_of(u64::from(id)));
         let in_window = |id: &u32| {
             let id = u64::from(*id);
             let newest_ms = table.head(id).map_or(i64::MIN, |head| head.newest_ms);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use roaring::RoaringBitmap;
 
+use crate::activity::Activity;
 use crate::chunk::Chunk;
 use crate::entry::Columns;
 use crate::error::StorageError;
@@ -90,6 +91,7 @@ pub(crate) struct State {
     pub(crate) membership: Option<Bytes>,
     pub(crate) clock: Clock,
     pub(crate) table: SeriesTable,
+    pub(crate) activity: Activity,
     pub(crate) frozen: Option<Arc<Frozen>>,
     pub(crate) flushed: Arc<Flushed>,
     /// Samples in open, sealed and late parts of heads; frozen ones are counted there.

@@ -80,7 +80,9 @@ impl Shard {
             to: labels_end.clone(),
             ..copy(range)
         });
-        let ranges: Vec<RowRange> = labels
+        let activity = pin.activity.iter().map(|range| copy(range));
+        let ranges: Vec<RowRange> = activity
+            .chain(labels)
             .chain(pin.state.iter().map(|range| copy(range)))
             .chain(pin.chunks.iter().skip(forgotten).map(|range| copy(range)))
             .collect();

@@ -1,14 +1,18 @@
 //! Checking everything that is stored of a replica.
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashSet;
+use roaring::RoaringBitmap;
 
 use super::generation::{self, Known};
 use super::{StoredReplica, dump, labels_rows};
+use crate::activity::{self, span_of};
 use crate::error::StorageError;
-use crate::flushed::state_range;
+use crate::flushed::{activity_range, state_range};
 use crate::meta::ShardMeta;
 use crate::recover::{scan, unlisted};
-use crate::rows::Db;
+use crate::rows::{Db, trailing_span};
 use crate::series_rows::{SeriesState, decode_states};
 use crate::slab::metric_number;
 
@@ -59,6 +63,7 @@ pub fn verify(db: &Db, replica: &StoredReplica) -> Result<ReplicaReport, Storage
     };
     let metrics = check_labels(db, replica, meta, &mut Problems(&mut report))?;
     let states = check_states(db, replica, meta, &mut Problems(&mut report))?;
+    let active = check_activity(db, replica, meta, &mut Problems(&mut report))?;
     report.series = metrics.len() as u64;
     report.generations = meta.generations.len() as u64;
     let known = Known {
@@ -71,7 +76,7 @@ pub fn verify(db: &Db, replica: &StoredReplica) -> Result<ReplicaReport, Storage
     }
     // With damaged rows the samples can't be put together.
     if report.problems.is_empty() {
-        check_samples(db, replica, &states, &mut report)?;
+        check_samples(db, replica, &states, &active, &mut report)?;
     }
     Ok(report)
 }
@@ -138,11 +143,47 @@ fn check_states(
     Ok(states)
 }
 
-/// Samples are within the bounds that the state of their series gives, and none is stored twice.
+/// The active series of each span.
+fn check_activity(
+    db: &Db,
+    replica: &StoredReplica,
+    meta: &ShardMeta,
+    problems: &mut Problems<'_>,
+) -> Result<BTreeMap<i64, RoaringBitmap>, StorageError> {
+    let range = activity_range(replica.key(), meta.epoch, meta.state_generation);
+    let mut active = BTreeMap::new();
+    scan(db, replica.shard, &range, |key, value| {
+        let span = trailing_span(key).unwrap_or(i64::MAX);
+        match activity::decode(value) {
+            Ok(ids) if ids.max().is_some_and(|id| u64::from(id) >= meta.next_id) => {
+                problems.add(format!(
+                    "the activity row of span {span}: it names a series that is not registered"
+                ));
+            }
+            Ok(ids) => {
+                active.insert(span, ids);
+            }
+            Err(detail) => problems.add(format!("the activity row of span {span}: {detail}")),
+        }
+        Ok(())
+    })?;
+    if active.len() as u64 != meta.activity_rows {
+        problems.add(format!(
+            "{} activity rows were written, {} are there",
+            meta.activity_rows,
+            active.len()
+        ));
+    }
+    Ok(active)
+}
+
+/// Samples are within the bounds that the state of their series gives and in spans that know of it, and none
+/// is stored twice.
 fn check_samples(
     db: &Db,
     replica: &StoredReplica,
     states: &[SeriesState],
+    active: &BTreeMap<i64, RoaringBitmap>,
     report: &mut ReplicaReport,
 ) -> Result<(), StorageError> {
     let mut samples = 0;
@@ -155,6 +196,16 @@ fn check_samples(
         };
         if timestamps.windows(2).any(|two| two[0] == two[1]) {
             problems.add(format!("series {}: two samples have the same time", series.id));
+        }
+        let known = |t: &i64| {
+            let ids = active.get(&span_of(*t));
+            ids.is_some_and(|ids| u32::try_from(series.id).is_ok_and(|id| ids.contains(id)))
+        };
+        if let Some(t) = timestamps.iter().find(|t| !known(t)) {
+            problems.add(format!(
+                "series {}: no activity row knows of its sample at {t}",
+                series.id
+            ));
         }
         let state = states.get(series.id as usize - 1);
         if state.is_none_or(|state| *first < state.oldest_ms || *last > state.newest_ms) {
