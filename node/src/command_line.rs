@@ -41,6 +41,8 @@ enum Command {
     Cluster(cli::cluster::ClusterArgs),
     /// Look at stored samples. The node must not run; nothing is changed.
     Storage(cli::storage::StorageArgs),
+    /// Run Prometheus's PromQL test scripts.
+    Promqltest(cli::promqltest::PromqltestArgs),
     /// Look at replicated logs. The node must not run; nothing is changed.
     RaftLog(cli::raft_log::RaftLogArgs),
 }
@@ -69,6 +71,7 @@ pub fn run() -> ExitCode {
             Command::Export(args) => cli::export::run(args).await,
             Command::Cluster(args) => cli::cluster::run(args).await,
             Command::Storage(args) => cli::storage::run(args).await,
+            Command::Promqltest(args) => cli::promqltest::run(args).await,
             Command::RaftLog(args) => cli::raft_log::run(args).await,
         }
     });

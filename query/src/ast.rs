@@ -249,8 +249,29 @@ pub struct VectorSelector {
     pub offset: Option<DurationValue>,
     /// The time that replaces the evaluation time.
     pub at: Option<At>,
+    /// What is taken at the bounds of a range, or between two samples.
+    pub boundary: Option<Boundary>,
     /// Where it was written, modifiers included.
     pub span: Span,
+}
+
+/// The modifiers that say what stands at the bounds of a range, where mostly is no sample.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Boundary {
+    /// `anchored`: the last sample before the range stands at its start.
+    Anchored,
+    /// `smoothed`: values are interpolated between the samples on both sides of a bound.
+    Smoothed,
+}
+
+impl Boundary {
+    /// The modifier as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Boundary::Anchored => "anchored",
+            Boundary::Smoothed => "smoothed",
+        }
+    }
 }
 
 /// Selects series and, for each, the samples of a range.

@@ -8,7 +8,7 @@ pub mod source;
 pub mod value;
 
 pub use eval::{eval_instant, eval_range};
-pub use parse::{ParseError, parse, parse_duration, parse_selector};
+pub use parse::{Features, ParseError, parse, parse_duration, parse_selector, parse_with};
 pub use source::{SampleColumns, SelectHints, SelectRequest, SeriesCursor, Source, SourceError};
 pub use value::{
     Abort, Annotation, EvalError, EvalOptions, EvalStats, Evaluated, LimitKind, MatrixSeries, Value,

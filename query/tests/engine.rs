@@ -221,16 +221,10 @@ fn the_source_s_error_comes_through() {
 
 #[test]
 fn what_is_not_evaluated_is_named() {
-    for (query, feature) in [
-        ("info(m)", "info()"),
-        ("histogram_quantiles(m, \"q\", 0.1, 0.2)", "histogram_quantiles()"),
-        ("limit_ratio(0.5, m)", "limit_ratio"),
-        ("m + fill(0) m", "fill"),
-    ] {
-        let error = range(query, &Generated::new(1), &EvalOptions::default()).unwrap_err();
-        assert!(matches!(error, EvalError::Unsupported { .. }), "{query}: {error}");
-        assert!(error.to_string().contains(feature), "{query}: {error}");
-    }
+    let query = "histogram_quantiles(m, \"q\", 0.1, 0.2)";
+    let error = range(query, &Generated::new(1), &EvalOptions::default()).unwrap_err();
+    assert!(matches!(error, EvalError::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("histogram_quantiles()"), "{error}");
 }
 
 #[test]

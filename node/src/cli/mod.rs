@@ -10,6 +10,7 @@ mod json;
 pub mod labels;
 mod limits;
 mod offline;
+pub mod promqltest;
 pub mod query;
 pub mod raft_log;
 pub mod series;

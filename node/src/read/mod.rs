@@ -18,3 +18,4 @@ pub use reader::{Reader, ReaderOptions, ReplicaPolicy, ShardQuery};
 pub use remote::serve_shard;
 pub(crate) use remote::{from_proto as matcher_from_proto, to_proto as matcher_to_proto};
 pub use session::{Promise, Session};
+pub(crate) use source::LocalCursor;

@@ -54,11 +54,11 @@ impl Source for ClusterSource {
 }
 
 /// A series of a local replica.
-pub(super) struct LocalCursor(SelectedSeries);
+pub(crate) struct LocalCursor(SelectedSeries);
 
 impl LocalCursor {
     /// Wraps a selected series.
-    pub(super) fn new(series: SelectedSeries) -> LocalCursor {
+    pub(crate) fn new(series: SelectedSeries) -> LocalCursor {
         LocalCursor(series)
     }
 }

@@ -44,6 +44,13 @@ impl<'q> Column<'q> {
         self.present.get(step).then(|| self.values[step])
     }
 
+    /// Takes over another column's sample at a step, if it has one there.
+    pub(super) fn take_sample(&mut self, step: usize, from: &Column<'q>) {
+        if let Some(value) = from.get(step) {
+            self.set(step, value);
+        }
+    }
+
     /// The steps that have a sample.
     pub(super) fn present(&self) -> &Bits {
         &self.present
@@ -110,6 +117,11 @@ impl Bits {
     #[inline]
     pub(super) fn set(&mut self, step: usize) {
         self.words[step / 64] |= 1 << (step % 64);
+    }
+
+    #[inline]
+    pub(super) fn remove(&mut self, step: usize) {
+        self.words[step / 64] &= !(1 << (step % 64));
     }
 
     #[inline]

@@ -125,6 +125,17 @@ impl Times {
         Times { at_ms, offset_ms }
     }
 
+    /// These, where the step's time is what `outer` looks at.
+    pub(super) fn within(self, outer: Times) -> Times {
+        match (self.at_ms, outer.at_ms) {
+            (Some(_), _) => self,
+            (None, outer_at_ms) => Times {
+                at_ms: outer_at_ms,
+                offset_ms: self.offset_ms.saturating_add(outer.offset_ms),
+            },
+        }
+    }
+
     /// The time looked at when the step is at `time_ms`.
     #[inline]
     pub(super) fn reference_ms(self, time_ms: i64) -> i64 {

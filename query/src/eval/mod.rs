@@ -22,6 +22,7 @@ mod quantile;
 mod range;
 mod scalar;
 mod select;
+mod smoothed;
 mod vector;
 
 use column::Column;
@@ -29,7 +30,7 @@ use context::Context;
 use grid::Grid;
 use range::RangeVector;
 
-use crate::ast::{Expr, ValueType};
+use crate::ast::{Boundary, Expr, ValueType};
 use crate::source::Source;
 use crate::value::{EvalError, EvalOptions, Evaluated, LimitKind, MatrixSeries, Value, VectorSample};
 
@@ -103,7 +104,20 @@ fn check(expr: &Expr, times_ms: &[i64]) -> Result<(), EvalError> {
             max: MAX_HEIGHT as u64,
         });
     }
-    Ok(())
+    check_boundaries(expr)
+}
+
+/// Refuses `anchored` and `smoothed` where they mean nothing.
+fn check_boundaries(expr: &Expr) -> Result<(), EvalError> {
+    match expr {
+        Expr::Call(call) => range::check_call(call)?,
+        Expr::VectorSelector(selector) if selector.boundary == Some(Boundary::Anchored) => {
+            let message = "anchored modifier is not supported for instant vector selectors";
+            return Err(EvalError::Execution(message.to_owned()));
+        }
+        _ => {}
+    }
+    expr.children().into_iter().try_for_each(check_boundaries)
 }
 
 fn finish(ctx: &Context<'_>, value: Value) -> Evaluated {

@@ -6,6 +6,7 @@ use super::column::Column;
 use super::context::Context;
 use super::grid::{Grid, Times};
 use super::memory::Charge;
+use super::smoothed;
 use super::vector::{Columns, Vector};
 use crate::ast::VectorSelector;
 use crate::source::{SelectHints, SelectRequest, SeriesCursor};
@@ -46,10 +47,18 @@ pub(super) fn instant<'q>(
         range_ms: 0,
         function,
     };
-    let Some(selected) = Selected::open(ctx, selector, grid.span(times), lookback_ms, hints)? else {
+    let smoothed = selector.boundary.is_some();
+    let ahead_ms = if smoothed { lookback_ms } else { 0 };
+    let span = grid
+        .span(times)
+        .map(|(first, last)| (first, last.saturating_add(ahead_ms)));
+    let Some(selected) = Selected::open(ctx, selector, span, lookback_ms, hints)? else {
         return Ok(Vector::empty(ctx));
     };
     let labels = selected.labels();
+    if smoothed && take == Take::Value {
+        return smoothed::between(ctx, labels, selected, grid, times);
+    }
     Vector::new(
         ctx,
         labels,

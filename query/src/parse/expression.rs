@@ -114,6 +114,10 @@ impl Parser<'_> {
             if (left && matching.fill_left.is_some()) || (right && matching.fill_right.is_some()) {
                 return Err(self.unexpected("", ""));
             }
+            if !self.features.binop_fill_modifiers {
+                let message = "fill modifiers are experimental and not enabled";
+                return Err(self.error(self.peek().span, message));
+            }
             let value = self.fill_value()?;
             if left {
                 matching.fill_left = Some(value);
@@ -222,6 +226,10 @@ impl Parser<'_> {
             let message = format!("unknown function with name {}", quote(written.as_bytes()));
             return Err(self.error(name.span, message));
         };
+        if func.experimental && !self.features.experimental_functions {
+            let message = format!("function {} is not enabled", quote(written.as_bytes()));
+            return Err(self.error(name.span, message));
+        }
         let span = Span::new(name.span.start, self.last_end());
         Ok(Expr::Call(Box::new(Call { func, args, span })))
     }
@@ -247,6 +255,15 @@ impl Parser<'_> {
 
     fn aggregate(&mut self, op: AggregateOp) -> Result<Expr, ParseError> {
         let name = self.advance();
+        if matches!(op, AggregateOp::Limitk | AggregateOp::LimitRatio)
+            && !self.features.experimental_functions
+        {
+            let message = format!(
+                "{}() is experimental and must be enabled with --enable-feature=promql-experimental-functions",
+                op.as_str()
+            );
+            return Err(self.error(name.span, message));
+        }
         self.aggregations += 1;
         let before = self.grouping()?;
         let mut args = self.arguments()?;

@@ -4,6 +4,7 @@ mod check;
 mod duration;
 mod duration_expr;
 mod expression;
+mod features;
 pub mod functions;
 mod lexer;
 mod number;
@@ -19,6 +20,7 @@ use std::fmt;
 use quorate_storage::Matcher;
 
 pub use duration::{DurationContext, DurationError, DurationExprError, format_duration, parse_duration};
+pub use features::{Features, UnknownFeature};
 pub use number::format_number;
 pub use quote::quote;
 
@@ -76,9 +78,15 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Reads a PromQL expression and checks its types. Experimental functions and aggregations are accepted.
+/// Reads a PromQL expression and checks its types. All experimental parts are accepted.
 pub fn parse(query: &str) -> Result<Expr, ParseError> {
+    parse_with(query, Features::ALL)
+}
+
+/// Reads a PromQL expression and checks its types. Only these experimental parts are accepted.
+pub fn parse_with(query: &str, features: Features) -> Result<Expr, ParseError> {
     let mut parser = Parser::new(query)?;
+    parser.features = features;
     let mut expr = parser.whole_expression()?;
     check::check(query, &mut expr)?;
     Ok(expr)

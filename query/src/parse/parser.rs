@@ -6,7 +6,7 @@ use crate::parse::lexer::{Tokens, tokenize};
 use crate::parse::number::parse_number;
 use crate::parse::quote::read_quoted;
 use crate::parse::token::{Keyword, Token, TokenKind};
-use crate::parse::{MAX_NESTING, MAX_QUERY_BYTES, ParseError, parse_duration};
+use crate::parse::{Features, MAX_NESTING, MAX_QUERY_BYTES, ParseError, parse_duration};
 
 pub(super) struct Parser<'a> {
     pub(super) input: &'a str,
@@ -16,6 +16,8 @@ pub(super) struct Parser<'a> {
     depth: usize,
     /// How many aggregations the place stands in; errors within one say so.
     pub(super) aggregations: usize,
+    /// Which experimental parts are accepted.
+    pub(super) features: Features,
 }
 
 impl<'a> Parser<'a> {
@@ -35,6 +37,7 @@ impl<'a> Parser<'a> {
             at: 0,
             depth: 0,
             aggregations: 0,
+            features: Features::ALL,
         })
     }
 

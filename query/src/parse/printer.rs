@@ -20,11 +20,13 @@ impl Display for Expr {
             Expr::String(node) => f.write_str(&quote(&node.value)),
             Expr::VectorSelector(node) => {
                 write_selector(f, node)?;
-                write_modifiers(f, node.at, node.offset.as_ref())
+                write_modifiers(f, node.at, node.offset.as_ref())?;
+                write_boundary(f, node)
             }
             Expr::MatrixSelector(node) => {
                 write_selector(f, &node.selector)?;
                 write!(f, "[{}]", Duration(&node.range))?;
+                write_boundary(f, &node.selector)?;
                 write_modifiers(f, node.selector.at, node.selector.offset.as_ref())
             }
             Expr::Subquery(node) => write_subquery(f, node),
@@ -85,6 +87,13 @@ fn write_selector(f: &mut Formatter<'_>, selector: &VectorSelector) -> fmt::Resu
     }
     matchers.sort();
     write!(f, "{{{}}}", matchers.join(","))
+}
+
+fn write_boundary(f: &mut Formatter<'_>, selector: &VectorSelector) -> fmt::Result {
+    match selector.boundary {
+        Some(boundary) => write!(f, " {}", boundary.as_str()),
+        None => Ok(()),
+    }
 }
 
 fn matcher_text(matcher: &Matcher) -> String {

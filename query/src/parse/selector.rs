@@ -2,7 +2,9 @@
 
 use quorate_storage::{MatchOp, Matcher};
 
-use crate::ast::{At, BinaryOp, DurationValue, Expr, MatrixSelector, Span, Subquery, VectorSelector};
+use crate::ast::{
+    At, BinaryOp, Boundary, DurationValue, Expr, MatrixSelector, Span, Subquery, VectorSelector,
+};
 use crate::parse::ParseError;
 use crate::parse::parser::Parser;
 use crate::parse::token::{Keyword, TokenKind};
@@ -35,6 +37,7 @@ impl Parser<'_> {
             matchers,
             offset: None,
             at: None,
+            boundary: None,
             span,
         })
     }
@@ -88,11 +91,8 @@ impl Parser<'_> {
                 TokenKind::LeftBracket => self.brackets(expr)?,
                 TokenKind::Keyword(Keyword::Offset) => self.offset(expr)?,
                 TokenKind::At => self.at(expr)?,
-                TokenKind::Keyword(Keyword::Smoothed | Keyword::Anchored) => {
-                    let span = self.peek().span;
-                    let message = format!("the {} modifier is not supported yet", self.text(span));
-                    return Err(self.error(span, message));
-                }
+                TokenKind::Keyword(Keyword::Anchored) => self.boundary(expr, Boundary::Anchored)?,
+                TokenKind::Keyword(Keyword::Smoothed) => self.boundary(expr, Boundary::Smoothed)?,
                 _ => return Ok(expr),
             };
         }
@@ -161,6 +161,40 @@ impl Parser<'_> {
         // Prometheus can't tell an offset of zero from none.
         *modifiers.offset = (duration != DurationValue::Millis(0)).then_some(duration);
         modifiers.span.end = end;
+        Ok(expr)
+    }
+
+    /// `anchored` or `smoothed`.
+    fn boundary(&mut self, mut expr: Expr, boundary: Boundary) -> Result<Expr, ParseError> {
+        self.advance();
+        let expr_span = expr.span();
+        let end = self.last_end();
+        let name = boundary.as_str();
+        if !self.features.extended_range_selectors {
+            let message = format!("{name} modifier is experimental and not enabled");
+            return Err(self.error(expr_span, message));
+        }
+        let (set, span) = match &mut expr {
+            Expr::VectorSelector(node) => {
+                let VectorSelector { boundary, span, .. } = &mut **node;
+                (boundary, span)
+            }
+            Expr::MatrixSelector(node) => {
+                let MatrixSelector { selector, span, .. } = &mut **node;
+                (&mut selector.boundary, span)
+            }
+            Expr::Subquery(_) => {
+                let message = format!("{name} modifier is not supported for subqueries");
+                return Err(self.error(expr_span, message));
+            }
+            _ => return Err(self.error(expr_span, format!("{name} modifier not implemented"))),
+        };
+        if set.is_some_and(|set| set != boundary) {
+            let message = "anchored and smoothed modifiers cannot be used together";
+            return Err(self.error(expr_span, message));
+        }
+        *set = Some(boundary);
+        span.end = end;
         Ok(expr)
     }
 

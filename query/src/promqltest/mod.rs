@@ -13,7 +13,7 @@ use quorate_storage::{Labels, Matcher, SampleColumns};
 use crate::ast::Expr;
 use crate::source::Source;
 use crate::value::{EvalOptions, Evaluated, Value};
-use crate::{eval_instant, eval_range, parse};
+use crate::{Features, eval_instant, eval_range, parse, parse_with};
 
 pub use error::ScriptError;
 pub use script::EvalTime;
@@ -36,6 +36,22 @@ pub trait TestStorage {
     fn source(&self) -> &dyn Source;
 }
 
+/// How a script is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which experimental parts of PromQL are on.
+    pub features: Features,
+}
+
+impl Default for Settings {
+    /// Everything is on, as in Prometheus's own runs of its scripts.
+    fn default() -> Self {
+        Settings {
+            features: Features::ALL,
+        }
+    }
+}
+
 /// What became of one `eval` of a script.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -54,6 +70,7 @@ pub struct Outcome {
 pub fn run_script(
     text: &str,
     storage: &mut dyn TestStorage,
+    settings: &Settings,
 ) -> std::result::Result<Vec<Outcome>, ScriptError> {
     let mut histograms: Vec<Labels> = Vec::new();
     let mut outcomes = Vec::new();
@@ -72,7 +89,7 @@ pub fn run_script(
                 outcomes.push(Outcome {
                     line: eval.line,
                     histograms: eval.has_histograms || selects,
-                    failure: run_eval(&eval, storage.source()).err(),
+                    failure: run_eval(&eval, storage.source(), settings).err(),
                     query: eval.query,
                 });
             }
@@ -139,11 +156,11 @@ fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluate
     evaluated.map_err(ScriptError::new)
 }
 
-fn run_eval(eval: &Eval, source: &dyn Source) -> Result<()> {
+fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()> {
     if eval.has_histograms {
         bail!("native histograms are not supported");
     }
-    let parsed = parse(&eval.query).map_err(ScriptError::new);
+    let parsed = parse_with(&eval.query, settings.features).map_err(ScriptError::new);
     if eval.expect.fails {
         return must_fail(eval, parsed.and_then(|expr| evaluate(&expr, source, eval.time)));
     }

@@ -10,7 +10,7 @@ use std::{env, fs};
 use anyhow::{Context, Result};
 use quorate_query::ast::{AggregateOp, Expr};
 use quorate_query::parse;
-use quorate_query::promqltest::{Outcome, run_script};
+use quorate_query::promqltest::{Outcome, Settings, run_script};
 
 use memory::Memory;
 
@@ -40,7 +40,8 @@ struct Report {
 fn run(path: &Path) -> Result<Report> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let text = fs::read_to_string(path).with_context(|| name.clone().into_owned())?;
-    let outcomes = run_script(&text, &mut Memory::default()).with_context(|| name.clone().into_owned())?;
+    let outcomes = run_script(&text, &mut Memory::default(), &Settings::default())
+        .with_context(|| name.clone().into_owned())?;
     let mut report = Report::default();
     for outcome in outcomes {
         let class = classify(&outcome);
@@ -60,7 +61,6 @@ fn run(path: &Path) -> Result<Report> {
 
 fn classify(outcome: &Outcome) -> Class {
     match parse(&outcome.query) {
-        Err(error) if error.message().contains("modifier is not supported yet") => Class::Experimental,
         Ok(expr) if is_experimental(&expr) => Class::Experimental,
         _ if outcome.histograms => Class::NativeHistogram,
         _ => Class::Float,
@@ -69,6 +69,8 @@ fn classify(outcome: &Outcome) -> Class {
 
 fn is_experimental(expr: &Expr) -> bool {
     let own = match expr {
+        Expr::VectorSelector(selector) => selector.boundary.is_some(),
+        Expr::MatrixSelector(node) => node.selector.boundary.is_some(),
         Expr::Call(call) => call.func.experimental,
         Expr::Aggregate(node) => matches!(node.op, AggregateOp::Limitk | AggregateOp::LimitRatio),
         Expr::Binary(node) => {

@@ -2,6 +2,7 @@
 
 mod count_values;
 mod fold;
+mod limit_ratio;
 mod quantile;
 mod select;
 
@@ -29,9 +30,12 @@ pub(super) fn evaluate<'q>(
     match expr.op {
         Op::CountValues => return count_values::evaluate(ctx, expr, grid),
         Op::LimitRatio => {
-            return Err(EvalError::Unsupported {
-                feature: "aggregation limit_ratio".to_owned(),
-            });
+            let ratio = expr
+                .param
+                .as_ref()
+                .map(|param| scalar::evaluate(ctx, param, grid));
+            let (ratio, _) = required(expr, ratio.transpose()?)?;
+            return limit_ratio::evaluate(ctx, expr, ratio, grid);
         }
         _ => {}
     }

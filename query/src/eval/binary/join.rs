@@ -159,7 +159,12 @@ impl<'q> Pairs<'q> {
 }
 
 /// The labels of what two series give.
-fn result_labels(many: &Labels, one: &Labels, operation: Operation, matching: &VectorMatching) -> Labels {
+pub(super) fn result_labels(
+    many: &Labels,
+    one: &Labels,
+    operation: Operation,
+    matching: &VectorMatching,
+) -> Labels {
     let mut labels = if operation.is_arithmetic() {
         drop_metadata(many)
     } else {
@@ -317,6 +322,6 @@ impl<'q> Output<'q> {
     }
 }
 
-fn ambiguous(what: &str) -> EvalError {
+pub(super) fn ambiguous(what: &str) -> EvalError {
     EvalError::Execution(format!("multiple matches for labels: {what}"))
 }

@@ -1,5 +1,6 @@
 //! Binary operators with a vector on at least one side.
 
+mod fill;
 mod join;
 mod one_side;
 mod set;
@@ -41,9 +42,7 @@ fn between_vectors<'q>(
         ));
     };
     if matching.fill_left.is_some() || matching.fill_right.is_some() {
-        return Err(EvalError::Unsupported {
-            feature: "fill modifiers".to_owned(),
-        });
+        return fill::evaluate(ctx, expr, matching, grid);
     }
     if expr.op.is_set() {
         return set::evaluate(ctx, expr, matching, grid);

@@ -4,6 +4,7 @@ mod absent;
 mod buckets;
 mod dates;
 mod histogram;
+mod info;
 mod labels;
 mod math;
 mod natural_order;
@@ -38,6 +39,7 @@ pub(super) fn call<'q>(ctx: &'q Context<'q>, call: &'q Call, grid: Grid) -> Resu
         "round" | "clamp" | "clamp_min" | "clamp_max" => math::with_parameters(ctx, call, grid),
         "absent" => absent::absent(ctx, &args[0], grid),
         "absent_over_time" => absent::absent_over_time(ctx, &args[0], grid),
+        "info" => info::evaluate(ctx, args, grid),
         "label_replace" => labels::replace(ctx, args, grid),
         "label_join" => labels::join(ctx, args, grid),
         "sort" => sort::by_value(ctx, &args[0], grid, false),

@@ -138,17 +138,27 @@ pub(super) struct Count {
     before: Vec<u32>,
 }
 
+/// Whether a value is another one than the one before.
+pub(super) fn is_change(previous: f64, current: f64) -> bool {
+    current != previous && !(current.is_nan() && previous.is_nan())
+}
+
+/// Whether a value is below the one before.
+pub(super) fn is_reset(previous: f64, current: f64) -> bool {
+    current < previous
+}
+
 impl Count {
     pub(super) fn changes() -> Count {
         Count {
-            counts: |previous, current| current != previous && !(current.is_nan() && previous.is_nan()),
+            counts: is_change,
             before: Vec::new(),
         }
     }
 
     pub(super) fn resets() -> Count {
         Count {
-            counts: |previous, current| current < previous,
+            counts: is_reset,
             before: Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! Range vectors, and functions of them.
 
 mod counter;
+mod extended;
 mod over_time;
 mod regression;
 mod spread;
@@ -15,10 +16,11 @@ use super::grid::{Grid, Times};
 use super::memory::Charge;
 use super::select::{Selected, is_stale};
 use super::vector::{Columns, Unlabelled};
-use crate::ast::Expr;
+use crate::ast::{Boundary, Expr};
 use crate::source::SelectHints;
 use crate::value::EvalError;
 
+pub(super) use extended::{check_call, interpolate};
 pub(super) use over_time::absent_over_time;
 pub(super) use table::call;
 
@@ -76,6 +78,8 @@ pub(super) struct RangeVector<'q> {
     samples: Samples<'q>,
     times: Times,
     range_ms: i64,
+    /// How far outside of its bounds, before and after, a window sees samples too.
+    outside_ms: (i64, i64),
     _charge: Charge<'q>,
 }
 
@@ -125,7 +129,17 @@ impl<'q> RangeVector<'q> {
                     range_ms,
                     function,
                 };
-                let selected = Selected::open(ctx, selector, grid.span(times), range_ms, hints)?;
+                let lookback_ms = ctx.options.lookback_ms;
+                let outside_ms = match selector.boundary {
+                    None => (0, 0),
+                    Some(Boundary::Anchored) => (lookback_ms, 0),
+                    Some(Boundary::Smoothed) => (lookback_ms, lookback_ms),
+                };
+                let span = grid
+                    .span(times)
+                    .map(|(first, last)| (first, last.saturating_add(outside_ms.1)));
+                let depth_ms = range_ms.saturating_add(outside_ms.0);
+                let selected = Selected::open(ctx, selector, span, depth_ms, hints)?;
                 let labels = selected.as_ref().map(Selected::labels).unwrap_or_default();
                 Self::new(
                     ctx,
@@ -133,6 +147,7 @@ impl<'q> RangeVector<'q> {
                     selected.map_or(Samples::None, Samples::Selected),
                     times,
                     range_ms,
+                    outside_ms,
                 )
             }
             Expr::Subquery(subquery) => {
@@ -154,6 +169,7 @@ impl<'q> RangeVector<'q> {
                     Samples::Subquery(Box::new(resampled)),
                     times,
                     range_ms,
+                    (0, 0),
                 )
             }
             _ => Err(EvalError::Execution("expected a range vector".to_owned())),
@@ -166,6 +182,7 @@ impl<'q> RangeVector<'q> {
         samples: Samples<'q>,
         times: Times,
         range_ms: i64,
+        outside_ms: (i64, i64),
     ) -> Result<RangeVector<'q>, EvalError> {
         let charge = ctx.memory.charge(Context::labels_bytes(&labels), 0)?;
         Ok(RangeVector {
@@ -173,6 +190,7 @@ impl<'q> RangeVector<'q> {
             samples,
             times,
             range_ms,
+            outside_ms,
             _charge: charge,
         })
     }
@@ -228,6 +246,7 @@ impl<'q, K: Kernel> Columns<'q> for Rolling<'q, K> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
         out.clear();
         let (times, range_ms) = (self.input.times, self.input.range_ms);
+        let (before_ms, after_ms) = self.input.outside_ms;
         let samples = self.input.next()?;
         let timestamps = samples.timestamps.as_slice();
         self.kernel.begin(samples);
@@ -237,10 +256,10 @@ impl<'q, K: Kernel> Columns<'q> for Rolling<'q, K> {
             let time_ms = self.grid.time_ms(step);
             let end_ms = times.reference_ms(time_ms);
             let start_ms = end_ms.saturating_sub(range_ms);
-            while end < timestamps.len() && timestamps[end] <= end_ms {
+            while end < timestamps.len() && timestamps[end] <= end_ms.saturating_add(after_ms) {
                 end += 1;
             }
-            while first < end && timestamps[first] <= start_ms {
+            while first < end && timestamps[first] <= start_ms.saturating_sub(before_ms) {
                 first += 1;
             }
             if first == end {

@@ -1,6 +1,7 @@
 //! Which kernel is which function.
 
-use super::counter::{Count, Extrapolated, Instantaneous};
+use super::counter::{Count, Extrapolated, Instantaneous, is_change, is_reset};
+use super::extended::{AnchoredCount, Extended, boundary_of};
 use super::over_time::{self, Extreme, Simple};
 use super::regression::{Deriv, DoubleExponentialSmoothing, PredictLinear};
 use super::spread::{self, MedianAbsoluteDeviation, Quantile};
@@ -37,6 +38,19 @@ pub(in crate::eval) fn call<'q>(
         )
     };
     let vector = match name {
+        "rate" | "increase" | "delta" if let Some(boundary) = boundary_of(&call.args[0]) => {
+            let input = open(0)?;
+            let kernel = Extended {
+                boundary,
+                is_counter: name != "delta",
+                range_seconds: (name == "rate").then_some(input.range_ms as f64 / 1000.0),
+            };
+            rolling(ctx, call, grid, input, kernel)
+        }
+        "changes" | "resets" if boundary_of(&call.args[0]).is_some() => {
+            let counts = if name == "changes" { is_change } else { is_reset };
+            rolling(ctx, call, grid, open(0)?, AnchoredCount { counts })
+        }
         "rate" | "increase" | "delta" => {
             let input = open(0)?;
             let kernel = Extrapolated::new(name != "delta", name == "rate", input.range_ms);
