@@ -24,6 +24,7 @@ mod frame;
 #[cfg(test)]
 mod golden;
 mod head;
+pub mod histogram;
 pub mod inspect;
 mod install;
 pub mod labels;
@@ -62,6 +63,7 @@ pub use error::StorageError;
 #[cfg(feature = "mutants")]
 pub use fault::{CRASH_POINTS, MUTANTS};
 pub use flush::{PendingFlush, RiderRow};
+pub use histogram::{CounterResetHint, Histogram, HistogramError};
 pub use install::SnapshotInstall;
 pub use labels::{LabelError, Labels, LabelsBuilder};
 pub use limits::Limits;

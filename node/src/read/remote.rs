@@ -106,6 +106,7 @@ fn cursor(series: ShardSeries, node: u64) -> Result<RemoteCursor, ApiError> {
         columns: SampleColumns {
             timestamps: series.timestamps,
             values,
+            ..SampleColumns::default()
         },
     })
 }
