@@ -1,7 +1,8 @@
 //! Walks over buckets.
 
 use super::bounds::bound;
-use super::{CUSTOM_SCHEMA, Histogram, Span};
+use super::side::{forward, reverse};
+use super::{CUSTOM_SCHEMA, Histogram};
 
 /// One bucket and what is in it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -16,28 +17,6 @@ pub struct Bucket {
     pub upper_inclusive: bool,
     /// Observations.
     pub count: f64,
-}
-
-/// (index, count) of each bucket, ascending by index.
-pub(super) fn forward<'a>(spans: &'a [Span], buckets: &'a [f64]) -> impl Iterator<Item = (i64, f64)> + 'a {
-    let ranges = spans.iter().scan(0_i64, |next, span| {
-        let start = *next + i64::from(span.offset);
-        *next = start + i64::from(span.length);
-        Some(start..*next)
-    });
-    ranges.flatten().zip(buckets.iter().copied())
-}
-
-/// (index, count) of each bucket, descending by index.
-fn reverse<'a>(spans: &'a [Span], buckets: &'a [f64]) -> impl Iterator<Item = (i64, f64)> + 'a {
-    let reach = |span: &Span| i64::from(span.offset) + i64::from(span.length);
-    let end: i64 = spans.iter().map(reach).sum();
-    let ranges = spans.iter().rev().scan(end, |end, span| {
-        let range = *end - i64::from(span.length)..*end;
-        *end = range.start - i64::from(span.offset);
-        Some(range.rev())
-    });
-    ranges.flatten().zip(buckets.iter().rev().copied())
 }
 
 impl Histogram {
@@ -133,6 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::histogram::Span;
     use crate::histogram::tests::histograms;
 
     proptest! {

@@ -4,15 +4,23 @@
 //! numbers around a zero bucket, or in custom buckets between explicit bounds. Only populated stretches of buckets,
 //! *spans*, are kept. What operations do is what Prometheus does, to the bit as far as its sources tell.
 
+mod add;
 mod bounds;
 mod bytes;
 mod iter;
+mod reset;
+mod side;
 mod text;
+mod total;
+mod trim;
 mod validate;
 
+pub use add::{IncompatibleSchemas, Reconciled};
 pub use bounds::{bound, exponential_bound};
 pub use bytes::HistogramDecodeError;
 pub use iter::Bucket;
+pub use total::{HistogramMean, HistogramSum};
+pub use trim::Keep;
 pub use validate::HistogramError;
 
 /// The schema of custom buckets.
