@@ -28,7 +28,7 @@ impl FigureSource for NodeFigures {
         let Some(node) = self.0.upgrade() else {
             return Figures::default();
         };
-        let mut reads = 0;
+        let (mut reads, mut retired_series) = (0, 0);
         let mut groups = vec![group_figures(&node, &node.meta().group)];
         for replica in node.shards().all() {
             let stats = replica.storage().stats();
@@ -44,6 +44,7 @@ impl FigureSource for NodeFigures {
                 .batcher(replica.id())
                 .map_or(0, |b| b.depth() as u64);
             reads += replica.reads();
+            retired_series += stats.retired_series;
             groups.push(figures);
         }
         let log = node.log().stats();
@@ -118,6 +119,11 @@ impl FigureSource for NodeFigures {
                     "quorate_replica_reads",
                     "Selections that the replicas of this node answered, for any node",
                     reads,
+                ),
+                (
+                    "quorate_retired_series",
+                    "Series of shards here that were forgotten because retention took their last sample",
+                    retired_series,
                 ),
                 ("quorate_log_operations", "Operations in them", log.operations),
                 ("quorate_log_bytes", "Bytes of entries in them", log.bytes),

@@ -3,8 +3,8 @@
 //! A query about now looks at series that are active now, however many there were before. A series is
 //! active in the span in which it was registered, by the log's time, and in every span that it got a
 //! sample in. Bits are never taken back, not even by deletions: a span may name more series than have
-//! samples there, never fewer. Spans that lie before the retention cut are dropped. All of this follows
-//! from the log alone, so replicas agree on it.
+//! samples there, never fewer. Spans that lie before the retention cut are dropped, and with its last span
+//! a series is retired (`retire.rs`). All of this follows from the log alone, so replicas agree on it.
 //!
 //! The sets are stored with the state rows of a flush. Row: `version ids crc32c`.
 
@@ -77,18 +77,22 @@ impl Activity {
         }
     }
 
-    /// Drops the spans that end before a time. Whether there were any.
-    pub(crate) fn drop_before(&mut self, cut_ms: i64) -> bool {
+    /// Drops the spans that end before a time. If there were any: the series that no later span knows of.
+    pub(crate) fn drop_before(&mut self, cut_ms: i64) -> Option<RoaringBitmap> {
         let first = span_of(cut_ms);
-        if self
-            .spans
-            .first_key_value()
-            .is_none_or(|(span, _)| *span >= first)
-        {
-            return false;
+        let (oldest, _) = self.spans.first_key_value()?;
+        if *oldest >= first {
+            return None;
         }
-        self.spans = self.spans.split_off(&first);
-        true
+        let kept = self.spans.split_off(&first);
+        let dropped = std::mem::replace(&mut self.spans, kept);
+        let gone = dropped.values().map(|span| &*span.ids).union();
+        Some(gone - self.live())
+    }
+
+    /// The series that any span knows of: all that are not retired.
+    pub(crate) fn live(&self) -> RoaringBitmap {
+        self.spans.values().map(|span| &*span.ids).union()
     }
 
     /// Packs what has grown: series that are registered together have ids in a row. The span of `now_ms` and
@@ -213,9 +217,13 @@ mod tests {
             if pack {
                 activity.pack(cut);
             }
+            let all: BTreeSet<u32> = plain.values().flatten().copied().collect();
             let before = plain.len();
             plain.retain(|span, _| (span + 1) * SPAN > cut);
-            prop_assert_eq!(activity.drop_before(cut), plain.len() < before);
+            let live: BTreeSet<u32> = plain.values().flatten().copied().collect();
+            let gone = activity.drop_before(cut).map(|gone| gone.iter().collect::<BTreeSet<_>>());
+            prop_assert_eq!(gone, (plain.len() < before).then(|| &all - &live));
+            prop_assert_eq!(activity.live().iter().collect::<BTreeSet<_>>(), live);
             let mut back = Activity::default();
             for (span, row) in activity.rows() {
                 back.restore(span, &row, 400).unwrap();

@@ -105,13 +105,13 @@ impl Shard {
             entry.now_ms
         };
         state.clock.advance(now_ms);
-        state.activity.drop_before(state.clock.cut_ms);
+        self.apply_cut(state)?;
         let parts = match entry.command {
             Command::Limits(limits) => {
                 state.clock.limits = Some(limits);
                 state.quotas.enter(limits.quota_epoch);
                 state.clock.advance(entry.now_ms);
-                state.activity.drop_before(state.clock.cut_ms);
+                self.apply_cut(state)?;
                 return Ok(Vec::new());
             }
             Command::Quota(tenant, quota) => {
@@ -172,7 +172,7 @@ impl Shard {
                 entry::SeriesRef::Id(id) => id,
                 entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
                     UNREGISTERED => {
-                        let full = state.table.len() >= limits.max_series_per_shard.min(SERIES_MAX);
+                        let full = state.table.is_full(limits.max_series_per_shard);
                         let reason = match full {
                             true => RejectReason::SeriesLimit,
                             false => RejectReason::TenantSeriesLimit,
@@ -183,11 +183,7 @@ impl Shard {
                     id => id,
                 },
             };
-            let head = state
-                .table
-                .head_mut(id)
-                .filter(|(head, _)| Some(head.tenant) == tenant);
-            let Some((head, blocks)) = head else {
+            let Some((head, blocks)) = state.table.head_of(tenant, id) else {
                 outcome.unknown_ids.push(id);
                 continue;
             };
@@ -264,9 +260,9 @@ fn register(
         let id = table
             .find_or_register(part.tenant, bytes, limits.max_series_per_shard.min(room))
             .map_err(|_| entry::malformed("part", "a series' labels are not canonical"))?;
-        if table.len() > registered {
+        if let Some(id) = id.filter(|_| table.len() > registered) {
             of_tenant += 1;
-            registry.activity.mark(table.len(), registry.now_ms);
+            registry.activity.mark(id, registry.now_ms);
         }
         outcome.new_ids.push(id.unwrap_or(UNREGISTERED));
     }

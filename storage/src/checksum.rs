@@ -42,7 +42,9 @@ impl Shard {
         self.check_poison()?;
         let (mut rows, position, cut_ms, flushed, tombstones) = {
             let state = self.state.read();
-            let rows: Vec<Row> = (1..state.table.next_id())
+            let rows: Vec<Row> = state
+                .table
+                .ids()
                 .filter_map(|id| {
                     let labels = state.table.labels(id)?;
                     let tenant = state.table.tenant_name(state.table.tenant_of(id)?).to_owned();

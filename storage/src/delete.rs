@@ -53,7 +53,7 @@ impl Shard {
         let chunks = state.table.take_head(id).map_err(damaged())?;
         let (kept, removed) = without(&chunks, start_ms, end_ms).map_err(damaged())?;
         if !kept.is_empty() {
-            state.table.put_back(id, &kept);
+            let _ = state.table.put_back(id, &kept);
         }
         state.head_samples = state.head_samples.saturating_sub(removed);
         let Some(known) = state.table.state_of(id).filter(|s| s.newest_ms <= end_ms) else {
@@ -89,7 +89,7 @@ fn matching(state: &State, deletion: &Deletion) -> RoaringBitmap {
         return all;
     };
     for matchers in &deletion.matcher_sets {
-        all |= index.resolve(matchers, None, |id| table.pairs_of(u64::from(id)));
+        all |= index.resolve(matchers, Some(index.all()), |id| table.pairs_of(u64::from(id)));
     }
     all
 }

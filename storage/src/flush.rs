@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use crate::error::StorageError;
+use roaring::RoaringBitmap;
 use rocksdb::WriteOptions;
 
 use crate::activity::Activity;
 use crate::chunk;
+use crate::error::StorageError;
 use crate::flushed::{Flushed, activity_range, cf, chunk_range, state_range};
 use crate::labels::Labels;
 use crate::meta::{Generation, Level, ShardMeta};
+use crate::metrics::Metrics;
 use crate::rows::{CF_SERIES, CF_SHARD_META};
 use crate::series_rows::{SeriesState, StateBlocks, encode_labels_row};
 use crate::shard::{Frozen, Gate, LogPosition, Shard, State, delete_range};
@@ -44,7 +46,9 @@ pub struct PendingFlush {
     /// The last entry that the flush contains.
     pub position: LogPosition,
     meta: ShardMeta,
-    metrics: Arc<Vec<u32>>,
+    metrics: Arc<Metrics>,
+    /// Series retired since the flush before.
+    retired: RoaringBitmap,
     /// Numbers of the generations ingested for it.
     written: Vec<u64>,
     /// What a flush took out of the head.
@@ -55,14 +59,14 @@ pub struct PendingFlush {
 
 impl PendingFlush {
     /// A meta row that lists a merged generation in place of others. The gate is closed for it.
-    pub(crate) fn of_swap(shard: &Arc<Shard>, meta: ShardMeta, metrics: Arc<Vec<u32>>, written: u64) -> Self {
+    pub(crate) fn of_swap(shard: &Arc<Shard>, meta: ShardMeta, metrics: Arc<Metrics>, written: u64) -> Self {
         Self::new(shard, meta, metrics, vec![written], None)
     }
 
     fn new(
         shard: &Arc<Shard>,
         meta: ShardMeta,
-        metrics: Arc<Vec<u32>>,
+        metrics: Arc<Metrics>,
         written: Vec<u64>,
         frozen: Option<Arc<Frozen>>,
     ) -> Self {
@@ -76,6 +80,7 @@ impl PendingFlush {
             position: meta.position,
             meta,
             metrics,
+            retired: RoaringBitmap::new(),
             written,
             frozen,
             shard: Arc::downgrade(shard),
@@ -101,8 +106,10 @@ struct Sealed {
     new_series: Vec<(u64, String, Labels)>,
     states: Vec<SeriesState>,
     activity: Activity,
+    /// Series retired since the last flush.
+    retired: RoaringBitmap,
     /// Metric numbers of all series that the flush may contain.
-    metrics: Arc<Vec<u32>>,
+    metrics: Arc<Metrics>,
     buckets: Option<Buckets>,
 }
 
@@ -166,13 +173,10 @@ impl Shard {
         let number = sealed.meta.state_generation;
         let written = sealed.meta.generations.iter().map(|g| g.number);
         let written = written.filter(|g| *g >= number).collect();
-        Ok(Some(PendingFlush::new(
-            self,
-            sealed.meta,
-            sealed.metrics,
-            written,
-            Some(sealed.frozen),
-        )))
+        let frozen = Some(sealed.frozen);
+        let mut pending = PendingFlush::new(self, sealed.meta, sealed.metrics, written, frozen);
+        pending.retired = sealed.retired;
+        Ok(Some(pending))
     }
 
     /// Moves all head samples into `frozen` and copies what the flush writes. Applying goes on in empty
@@ -205,6 +209,7 @@ impl Shard {
             next_id: state.table.next_id(),
             epoch: previous.map_or(0, |meta| meta.epoch),
             state_generation: number,
+            series: state.table.len(),
             activity_rows: state.activity.len(),
             next_generation: state.next_generation,
             generations,
@@ -220,13 +225,14 @@ impl Shard {
                 Some((id, tenant, table.labels(id)?))
             })
             .collect();
-        let states = (1..table.next_id()).filter_map(|id| table.state_of(id)).collect();
+        let states = table.ids().filter_map(|id| table.state_of(id)).collect();
         Ok(Some(Sealed {
             meta,
             frozen,
             new_series,
             states,
             activity: state.activity.clone(),
+            retired: state.retired.clone(),
             metrics: state.flushed.metrics.clone(),
             buckets,
         }))
@@ -249,10 +255,12 @@ impl Shard {
 
     fn ingest_sealed(&self, sealed: &mut Sealed) -> Result<(), StorageError> {
         let number = sealed.meta.state_generation;
-        if !sealed.new_series.is_empty() {
-            let new = sealed.new_series.iter();
-            let numbers = new.map(|(_, tenant, labels)| metric_number(tenant, labels));
-            Arc::make_mut(&mut sealed.metrics).extend(numbers);
+        if !sealed.new_series.is_empty() || !sealed.retired.is_empty() {
+            let metrics = Arc::make_mut(&mut sealed.metrics);
+            for (id, tenant, labels) in &sealed.new_series {
+                metrics.set(*id, metric_number(tenant, labels));
+            }
+            sealed.retired.iter().for_each(|id| metrics.remove(u64::from(id)));
         }
         let mut written = self.write_generations(sealed)?;
         let generations = written.iter().map(|written| written.generation);
@@ -301,7 +309,7 @@ impl Shard {
         let Some(buckets) = sealed.buckets else {
             return Ok(Vec::new());
         };
-        let metric = |id: u64| sealed.metrics.get(id as usize - 1).copied().unwrap_or_default();
+        let metric = |id: u64| sealed.metrics.get(id).unwrap_or_default();
         let mut order: Vec<_> = (0..)
             .zip(&sealed.frozen.series)
             .map(|(at, (id, _))| (metric(*id), at))
@@ -362,6 +370,8 @@ impl Shard {
                     ));
                     if pending.frozen.is_some() {
                         state.frozen = None;
+                        state.retired -= &pending.retired;
+                        self.forget_labels(pending.meta.epoch, &pending.retired);
                     } else if let Some(meta) = &new.meta {
                         Arc::make_mut(&mut state.tombstones).prune(&meta.generations);
                     }
@@ -390,7 +400,10 @@ impl Shard {
                     state.head_samples += frozen.samples;
                     state.head_bytes += frozen.bytes;
                     for (id, chunks) in &frozen.series {
-                        state.table.put_back(*id, chunks);
+                        if !state.table.put_back(*id, chunks) {
+                            let samples: u64 = chunks.iter().map(|chunk| u64::from(chunk.samples)).sum();
+                            state.head_samples = state.head_samples.saturating_sub(samples);
+                        }
                     }
                     // Label rows stay: the next flush writes the same ones again.
                     ranges.push(state_range(self.key, pending.meta.epoch, number));

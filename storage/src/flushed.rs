@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 use crate::codec::values::ValuesDecoder;
 use crate::error::StorageError;
 use crate::meta::{Generation, ShardMeta};
+use crate::metrics::Metrics;
 use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey};
 use crate::slab::{SeriesKey, SlabReader};
 use crate::tombstones::Mask;
@@ -33,8 +34,8 @@ pub(crate) struct Flushed {
     pub(crate) labels: Option<Arc<RowRange>>,
     pub(crate) state: Option<Arc<RowRange>>,
     pub(crate) activity: Option<Arc<RowRange>>,
-    /// The metric number of each registered series that a flush has contained, by id from 1.
-    pub(crate) metrics: Arc<Vec<u32>>,
+    /// Of the registered series that a flush has contained.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Flushed {
@@ -50,7 +51,7 @@ impl Flushed {
     }
 
     /// The view of a meta row; ranges that `previous` has too are shared with it.
-    pub(crate) fn of(key: ReplicaKey, meta: ShardMeta, metrics: Arc<Vec<u32>>, previous: &Self) -> Self {
+    pub(crate) fn of(key: ReplicaKey, meta: ShardMeta, metrics: Arc<Metrics>, previous: &Self) -> Self {
         let share = |range: RowRange| {
             previous
                 .ranges()
@@ -76,10 +77,9 @@ impl Flushed {
         }
     }
 
-    /// Where a series is sorted; `None` if nothing of it was ever flushed.
+    /// Where a series is sorted; `None` if nothing of it was ever flushed, or it is retired.
     pub(crate) fn series_key(&self, series: u64) -> Option<SeriesKey> {
-        let at = usize::try_from(series.checked_sub(1)?).ok()?;
-        let metric = *self.metrics.get(at)?;
+        let metric = self.metrics.get(series)?;
         Some(SeriesKey { metric, series })
     }
 

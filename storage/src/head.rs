@@ -29,7 +29,19 @@ struct Rest {
     late: BTreeMap<i64, u64>,
 }
 
+/// The tenant of heads whose series are retired.
+const NOBODY: u32 = u32::MAX;
+
 impl Head {
+    /// What stays in the place of a retired series.
+    pub(crate) fn retired() -> Self {
+        Self::new(NOBODY, 0)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.tenant == NOBODY
+    }
+
     pub(crate) fn new(tenant: u32, hash: u32) -> Self {
         Self {
             newest_ms: i64::MIN,

@@ -14,7 +14,7 @@ use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// How often the samples of a generation have been merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +108,8 @@ pub(crate) struct ShardMeta {
     pub(crate) epoch: u64,
     /// The generation whose state and activity rows count.
     pub(crate) state_generation: u64,
+    /// How many series are registered and not retired: those that activity rows name.
+    pub(crate) series: u64,
     /// How many activity rows there are.
     pub(crate) activity_rows: u64,
     /// The number that the next generation gets.
@@ -138,6 +140,7 @@ impl ShardMeta {
             self.next_id,
             self.epoch,
             self.state_generation,
+            self.series,
             self.activity_rows,
             self.next_generation,
         ] {
@@ -195,6 +198,7 @@ impl ShardMeta {
         let next_id = reader.varint()?;
         let epoch = reader.varint()?;
         let state_generation = reader.varint()?;
+        let series = reader.varint()?;
         let activity_rows = reader.varint()?;
         let next_generation = reader.varint()?;
         let count = reader.varint_usize().filter(|n| *n <= reader.remaining())?;
@@ -227,7 +231,7 @@ impl ShardMeta {
             cut_ms,
             limits,
         };
-        let valid = next_id >= 1;
+        let valid = next_id > series;
         valid.then_some(Self {
             position,
             membership,
@@ -235,6 +239,7 @@ impl ShardMeta {
             next_id,
             epoch,
             state_generation,
+            series,
             activity_rows,
             next_generation,
             generations,
@@ -296,6 +301,7 @@ mod tests {
             next_id: 11,
             epoch: 2,
             state_generation: 7,
+            series: 6,
             activity_rows: 3,
             next_generation: 8,
             generations: vec![generation(5), generation(7)],
@@ -308,7 +314,7 @@ mod tests {
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v5", &bytes);
+        crate::golden::check("meta-v6", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -335,7 +341,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x05".to_vec();
+            let mut bytes = b"QSM\x06".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

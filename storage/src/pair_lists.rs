@@ -18,34 +18,45 @@ struct Segment {
 #[derive(Debug, Default)]
 pub(crate) struct PairLists {
     segments: Vec<Segment>,
+    /// Places given out.
+    len: usize,
 }
 
 impl PairLists {
     /// Appends the pairs of the next series. `false` when the segment has no room for so many.
     #[must_use]
     pub(crate) fn push(&mut self, pairs: &[PairId]) -> bool {
-        let full = |segment: &Segment| segment.ends.len() == SEGMENT_SERIES;
-        if self.segments.last().is_none_or(full) {
-            if let Some(segment) = self.segments.last_mut() {
-                segment.bytes.shrink_to_fit();
+        let (number, at) = (self.len / SEGMENT_SERIES, self.len % SEGMENT_SERIES);
+        if number == self.segments.len() {
+            if let Some(last) = self.segments.last_mut() {
+                last.bytes.shrink_to_fit();
             }
             self.segments.push(Segment {
                 bytes: Vec::new(),
                 ends: Vec::with_capacity(SEGMENT_SERIES),
             });
         }
-        let Some(segment) = self.segments.last_mut() else {
-            return false;
-        };
+        let segment = &mut self.segments[number];
         let start = segment.bytes.len();
         for pair in pairs {
             put_u64(&mut segment.bytes, u64::from(*pair));
         }
-        match u32::try_from(segment.bytes.len()) {
-            Ok(end) => segment.ends.push(end),
-            Err(_) => segment.bytes.truncate(start),
-        }
-        segment.bytes.len() > start || pairs.is_empty()
+        let Ok(end) = u32::try_from(segment.bytes.len()) else {
+            segment.bytes.truncate(start);
+            return false;
+        };
+        // Places that were left out are empty.
+        segment.ends.resize(at, start as u32);
+        segment.ends.push(end);
+        self.len += 1;
+        true
+    }
+
+    /// Leaves out places up to one. A segment of which all are left out takes no memory.
+    pub(crate) fn skip_to(&mut self, slot: usize) {
+        self.len = self.len.max(slot);
+        let segments = self.segments.len().max(self.len / SEGMENT_SERIES);
+        self.segments.resize_with(segments, Segment::default);
     }
 
     /// The pairs of a series by its place.
@@ -87,7 +98,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(lists in proptest::collection::vec(proptest::collection::vec(any::<u32>(), 0..6), 0..30)) {
+        fn round_trip(
+            lists in proptest::collection::vec(proptest::collection::vec(any::<u32>(), 1..6), 1..30),
+            gap in 0usize..20,
+        ) {
             let mut all = PairLists::default();
             for _ in 0..SEGMENT_SERIES - 10 {
                 prop_assert!(all.push(&[7, 300]));
@@ -99,7 +113,16 @@ mod tests {
                 prop_assert_eq!(&all.get(SEGMENT_SERIES - 10 + at).collect::<Vec<_>>(), list);
             }
             prop_assert_eq!(all.get(3).collect::<Vec<_>>(), vec![7, 300]);
-            prop_assert_eq!(all.get(SEGMENT_SERIES - 10 + lists.len()).next(), None);
+            let end = SEGMENT_SERIES - 10 + lists.len();
+            prop_assert_eq!(all.get(end).next(), None);
+            for skip in [gap, SEGMENT_SERIES + gap, 3 * SEGMENT_SERIES] {
+                let place = all.len + skip;
+                all.skip_to(place);
+                prop_assert!(all.push(&[skip as u32]));
+                prop_assert_eq!(all.get(place).collect::<Vec<_>>(), vec![skip as u32]);
+                prop_assert_eq!(all.get(place.wrapping_sub(1)).count() > 0, skip == 0 && gap == 0);
+            }
+            prop_assert_eq!(all.get(end + gap).collect::<Vec<_>>(), vec![gap as u32]);
         }
     }
 }

@@ -13,12 +13,14 @@ pub(crate) type PairId = u32;
 /// The number of a label name; in order of first use.
 pub(crate) type NameId = u32;
 
+/// Pairs in one block. A pair has at most 1 MiB, so places within a block always fit 32 bits.
+const BLOCK_PAIRS: usize = 1024;
 /// Blocks of a sorted list split at this many entries.
 const BLOCK_MAX: usize = 512;
 
 #[derive(Debug)]
 struct Pair {
-    /// Where its bytes end; they begin where the pair before ends.
+    /// Where its bytes end, from where those of its block begin; they begin where the pair before ends.
     end: u32,
     hash: u32,
     name: NameId,
@@ -34,6 +36,8 @@ struct Name {
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     bytes: Vec<u8>,
+    /// Where the bytes of each block of pairs begin.
+    blocks: Vec<usize>,
     pairs: Vec<Pair>,
     by_hash: HashTable<PairId>,
     names: Vec<Name>,
@@ -49,8 +53,12 @@ impl Pairs {
     #[inline]
     pub(crate) fn bytes(&self, pair: PairId) -> &[u8] {
         let at = pair as usize;
-        let start = at.checked_sub(1).map_or(0, |before| self.pairs[before].end);
-        &self.bytes[start as usize..self.pairs[at].end as usize]
+        let block = self.blocks[at / BLOCK_PAIRS];
+        let start = match at % BLOCK_PAIRS {
+            0 => 0,
+            _ => self.pairs[at - 1].end,
+        };
+        &self.bytes[block + start as usize..block + self.pairs[at].end as usize]
     }
 
     pub(crate) fn name_of(&self, pair: PairId) -> NameId {
@@ -120,7 +128,7 @@ impl Pairs {
     }
 
     /// The number of a pair given by its canonical bytes and its name, which the caller has checked.
-    /// `None` when there are too many bytes.
+    /// `None` when there are too many pairs.
     #[inline]
     pub(crate) fn intern(&mut self, bytes: &[u8], name: &[u8]) -> Option<PairId> {
         let hash = hash(bytes);
@@ -131,8 +139,12 @@ impl Pairs {
     }
 
     fn add(&mut self, bytes: &[u8], hash: u32, name: &[u8]) -> Option<PairId> {
-        let end = u32::try_from(self.bytes.len() + bytes.len()).ok()?;
         let pair = PairId::try_from(self.pairs.len()).ok()?;
+        if self.pairs.len().is_multiple_of(BLOCK_PAIRS) {
+            self.blocks.push(self.bytes.len());
+        }
+        let block = self.blocks.last().copied().unwrap_or_default();
+        let end = u32::try_from(self.bytes.len() + bytes.len() - block).ok()?;
         let name = std::str::from_utf8(name).ok()?;
         let name = match self.by_name.get(name) {
             Some(name) => *name,

@@ -124,6 +124,8 @@ fn without_highest(mut ids: RoaringBitmap) -> RoaringBitmap {
 #[derive(Debug, Default)]
 pub(crate) struct TenantIndex {
     all: RoaringBitmap,
+    /// Series that were retired since the index was built.
+    dead: u64,
     pairs: Pairs,
     /// By pair.
     postings: Vec<Postings>,
@@ -133,7 +135,7 @@ pub(crate) struct TenantIndex {
 
 impl TenantIndex {
     /// The numbers of a series' pairs, given in canonical order; new pairs get new numbers. `None`
-    /// when the tenant has too many bytes of labels.
+    /// when the tenant has too many pairs.
     pub(crate) fn intern<'l>(&mut self, labels: impl Iterator<Item = LabelPair<'l>>) -> Option<&[PairId]> {
         let mut numbers = std::mem::take(&mut self.last);
         let mut complete = true;
@@ -170,8 +172,22 @@ impl TenantIndex {
         }
     }
 
+    /// The series that are not retired.
     pub(crate) fn all(&self) -> &RoaringBitmap {
         &self.all
+    }
+
+    /// Leaves series out from now on. Pairs and postings still know of them, until the index is built anew:
+    /// look at those within [`Self::all`], or fewer.
+    pub(crate) fn retire(&mut self, ids: &RoaringBitmap) {
+        let before = self.all.len();
+        self.all -= ids;
+        self.dead += before - self.all.len();
+    }
+
+    /// `Some` unless `ids` are all series that pairs and postings know of.
+    pub(crate) fn unless_all<'i>(&self, ids: &'i RoaringBitmap) -> Option<&'i RoaringBitmap> {
+        (self.dead > 0 || ids.len() != self.all.len()).then_some(ids)
     }
 
     fn postings(&self, pair: PairId) -> &Postings {
@@ -384,6 +400,11 @@ impl TenantIndex {
             .with_prefix(name, matcher.positive_prefix())
             .filter(|pair| matcher.positive_matches(self.pairs.value(*pair)))
             .for_each(|pair| visit(self.postings(pair)));
+    }
+
+    /// Appends the canonical labels of a series by its pairs.
+    pub(crate) fn write_labels(&self, pairs: PairIter<'_>, out: &mut Vec<u8>) {
+        pairs.for_each(|pair| out.extend_from_slice(self.pairs.bytes(pair)));
     }
 
     /// The labels of a series by its pairs.

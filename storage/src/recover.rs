@@ -12,6 +12,7 @@ use crate::flushed::{
     Flushed, LookupCache, RowRange, activity_range, cf, chunk_range, label_range, state_range,
 };
 use crate::meta::{Clock, ShardMeta};
+use crate::metrics::Metrics;
 use crate::quota::Quotas;
 use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 use crate::series::SeriesTable;
@@ -53,14 +54,22 @@ fn empty_state() -> State {
         tombstones: Arc::default(),
         vacant: RoaringBitmap::new(),
         quotas: Quotas::default(),
+        retired: RoaringBitmap::new(),
+        retired_series: 0,
     }
 }
 
 /// Builds the state that a meta row describes, with an empty head.
 pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, StorageError> {
-    let mut table = SeriesTable::default();
-    let metrics = Arc::new(load_labels(db, key, &meta, &mut table)?);
-    load_states(db, key, &meta, &mut table)?;
+    let activity = load_activity(db, key, &meta)?;
+    let live = activity.live();
+    if live.len() != meta.series {
+        let detail = format!("{} series were expected, {} found", meta.series, live.len());
+        return Err(StorageError::corrupt(key.shard, "the activity rows", &detail));
+    }
+    let loaded = load_labels(db, key, &meta, &live)?;
+    let mut table = loaded.table;
+    load_states(db, key, &meta, &live, &mut table)?;
     Ok(State {
         applied: Some(meta.position),
         membership: meta.membership.clone(),
@@ -69,21 +78,37 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         vacant: meta.vacant.clone(),
         quotas: meta.quotas.clone(),
         table,
-        activity: load_activity(db, key, &meta)?,
+        activity,
+        retired: loaded.retired,
         next_generation: meta.next_generation,
         next_epoch: meta.epoch + 1,
-        flushed: Arc::new(Flushed::of(key, meta, metrics, &Flushed::nothing())),
+        flushed: Arc::new(Flushed::of(
+            key,
+            meta,
+            Arc::new(loaded.metrics),
+            &Flushed::nothing(),
+        )),
         ..empty_state()
     })
+}
+
+/// What label rows say.
+#[derive(Default)]
+struct Loaded {
+    table: SeriesTable,
+    metrics: Metrics,
+    /// Series that have rows and are retired.
+    retired: RoaringBitmap,
 }
 
 fn load_labels(
     db: &Db,
     key: ReplicaKey,
     meta: &ShardMeta,
-    table: &mut SeriesTable,
-) -> Result<Vec<u32>, StorageError> {
-    let mut metrics = Vec::new();
+    live: &RoaringBitmap,
+) -> Result<Loaded, StorageError> {
+    let mut loaded = Loaded::default();
+    let mut expected = live.iter();
     let range = RowRange {
         to: key.labels(meta.epoch, meta.next_id),
         ..label_range(key, meta.epoch)
@@ -92,60 +117,69 @@ fn load_labels(
         let id = rows::trailing_u64(row_key).unwrap_or(0);
         let damaged =
             |detail: &str| StorageError::corrupt(key.shard, format!("the label row of series {id}"), detail);
-        let (tenant, labels) = decode_labels_row(value).map_err(damaged)?;
-        if id != table.next_id() {
+        let short = u32::try_from(id).map_err(|_| damaged("no series can have this id"))?;
+        if !live.contains(short) {
+            loaded.retired.insert(short);
+            return Ok(());
+        }
+        if expected.next() != Some(short) {
             return Err(damaged("a row before it is missing"));
         }
-        if table.find(tenant, labels.as_bytes()).is_some() {
-            return Err(damaged("another series has the same labels"));
+        let (tenant, labels) = decode_labels_row(value).map_err(damaged)?;
+        loaded.table.skip_to(id);
+        let registered = loaded.table.register(tenant, labels.as_bytes());
+        match registered {
+            Some(new) if new == id => {}
+            Some(_) => return Err(damaged("another series has the same labels")),
+            None => return Err(damaged("there are too many series")),
         }
-        metrics.push(metric_number(tenant, &labels));
-        table
-            .register(tenant, labels.as_bytes())
-            .map(|_| ())
-            .ok_or_else(|| damaged("there are too many series"))
+        loaded.metrics.set(id, metric_number(tenant, &labels));
+        Ok(())
     })?;
-    if table.next_id() != meta.next_id {
-        let detail = format!("{} series were expected, {} found", meta.next_id - 1, table.len());
+    if expected.next().is_some() {
+        let detail = format!(
+            "{} series were expected, {} found",
+            live.len(),
+            loaded.table.len()
+        );
         return Err(StorageError::corrupt(key.shard, "the label rows", &detail));
     }
-    Ok(metrics)
+    loaded.table.skip_to(meta.next_id);
+    Ok(loaded)
 }
 
 fn load_states(
     db: &Db,
     key: ReplicaKey,
     meta: &ShardMeta,
+    live: &RoaringBitmap,
     table: &mut SeriesTable,
 ) -> Result<(), StorageError> {
     let range = state_range(key, meta.epoch, meta.state_generation);
-    let mut next = 1;
+    let mut found = 0;
+    let mut ids = live.iter();
     scan(db, key.shard, &range, |row_key, value| {
         let block = rows::trailing_u64(row_key).unwrap_or(u64::MAX);
         let damaged = |detail: &str| StorageError::corrupt(key.shard, format!("state row {block}"), detail);
-        if block
-            .checked_mul(BLOCK_SERIES as u64)
-            .and_then(|first| first.checked_add(1))
-            != Some(next)
-        {
+        if block.checked_mul(BLOCK_SERIES as u64) != Some(found) {
             return Err(damaged("a row before it is missing"));
         }
         for state in decode_states(value).map_err(damaged)? {
-            if !table.restore(next, state) {
+            if !ids.next().is_some_and(|id| table.restore(u64::from(id), state)) {
                 return Err(damaged("it holds more series than were registered"));
             }
-            next += 1;
+            found += 1;
         }
         Ok(())
     })?;
-    if next != meta.next_id {
-        let detail = format!("{} series were expected, {} found", meta.next_id - 1, next - 1);
+    if found != live.len() {
+        let detail = format!("{} series were expected, {found} found", live.len());
         return Err(StorageError::corrupt(key.shard, "the state rows", &detail));
     }
     Ok(())
 }
 
-fn load_activity(db: &Db, key: ReplicaKey, meta: &ShardMeta) -> Result<Activity, StorageError> {
+pub(crate) fn load_activity(db: &Db, key: ReplicaKey, meta: &ShardMeta) -> Result<Activity, StorageError> {
     let mut activity = Activity::default();
     let range = activity_range(key, meta.epoch, meta.state_generation);
     scan(db, key.shard, &range, |row_key, value| {

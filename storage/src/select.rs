@@ -208,7 +208,7 @@ impl Shard {
         else {
             return Ok(Vec::new());
         };
-        let within = (ids.len() != index.all().len()).then_some(&ids);
+        let within = index.unless_all(&ids);
         let mut names: Vec<String> = index.names(within).map(str::to_owned).collect();
         drop(state);
         names.sort_unstable();
@@ -234,7 +234,7 @@ impl Shard {
         else {
             return Ok(Vec::new());
         };
-        let within = (ids.len() != index.all().len()).then_some(&ids);
+        let within = index.unless_all(&ids);
         Ok(index.values(name, within).map(str::to_owned).collect())
     }
 

@@ -1,11 +1,13 @@
-//! The series of a shard: dense ids in order of registration, labels, index, and each series' head.
+//! The series of a shard: ids in order of registration, labels, index, and each series' head.
 
 use hashbrown::{HashMap, HashTable};
+use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::blocks::Blocks;
 use crate::chunk::{Chunk, ChunkError};
 use crate::head::{Head, HeadCopy};
+use crate::heads::Heads;
 use crate::labels::{self, LabelError, Labels};
 use crate::pair_lists::{PairIter, PairLists};
 use crate::pairs::spread;
@@ -14,6 +16,9 @@ use crate::series_rows::SeriesState;
 
 /// Postings hold 32-bit ids. A shard stops registering here whatever its limits say.
 pub(crate) const SERIES_MAX: u64 = u32::MAX as u64 - 1;
+
+/// The index is built anew once so many series were retired since, and a quarter as many as there are.
+const REBUILD_MIN: u64 = 1024;
 
 /// Chunks of series, ascending by id; those of a series are disjoint and in time order.
 pub(crate) type SeriesChunks = Vec<(u64, Vec<Chunk>)>;
@@ -24,18 +29,19 @@ struct Tenant {
     index: TenantIndex,
 }
 
-/// All series of a shard. Ids start at 1 and have no gaps. What is kept of a series lies in columns:
-/// heads for apply, pairs for its labels, the hash table for finding its id.
+/// All series of a shard. Ids start at 1 and are given out in order; those of retired series are never
+/// used again. What is kept of a series lies in columns: heads for apply, pairs for its labels, the hash table
+/// for finding its id.
 #[derive(Debug, Default)]
 pub(crate) struct SeriesTable {
     tenants: Vec<Tenant>,
     tenant_numbers: HashMap<Box<str>, u32>,
-    heads: Vec<Head>,
+    heads: Heads,
     blocks: Blocks,
-    /// A lower bound of each series' timestamps; `i64::MAX` while it has no sample.
-    oldest_ms: Vec<i64>,
     pairs: PairLists,
     by_hash: HashTable<u32>,
+    /// Retired series that index and pairs still know of.
+    dead: u64,
 }
 
 /// Where the memory of a table goes, in bytes.
@@ -55,12 +61,26 @@ pub(crate) struct TableBytes {
 }
 
 impl SeriesTable {
+    /// How many series there are, retired ones not included.
     pub(crate) fn len(&self) -> u64 {
-        self.heads.len() as u64
+        self.heads.live()
     }
 
+    /// The id that the next series gets.
     pub(crate) fn next_id(&self) -> u64 {
-        self.len() + 1
+        self.heads.len() as u64 + 1
+    }
+
+    /// Leaves out ids up to one, as if their series had been retired.
+    pub(crate) fn skip_to(&mut self, id: u64) {
+        let slot = slot(id).unwrap_or_default();
+        self.heads.skip_to(slot);
+        self.pairs.skip_to(slot);
+    }
+
+    /// The ids of all series, ascending.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.heads.iter().map(|(slot, _)| slot as u64 + 1)
     }
 
     /// The number of a tenant that has series.
@@ -87,11 +107,23 @@ impl SeriesTable {
     /// A series' head, with the blocks that its samples lie in.
     #[inline]
     pub(crate) fn head_mut(&mut self, id: u64) -> Option<(&mut Head, &mut Blocks)> {
-        Some((self.heads.get_mut(slot(id)?)?, &mut self.blocks))
+        let head = self.heads.get_mut(slot(id)?).filter(|head| !head.is_retired())?;
+        Some((head, &mut self.blocks))
+    }
+
+    /// The same, if the series is the tenant's.
+    #[inline]
+    pub(crate) fn head_of(&mut self, tenant: Option<u32>, id: u64) -> Option<(&mut Head, &mut Blocks)> {
+        // No tenant's number is that of retired series.
+        let head = self
+            .heads
+            .get_mut(slot(id)?)
+            .filter(|head| Some(head.tenant) == tenant)?;
+        Some((head, &mut self.blocks))
     }
 
     pub(crate) fn head(&self, id: u64) -> Option<&Head> {
-        self.heads.get(slot(id)?)
+        self.heads.get(slot(id)?).filter(|head| !head.is_retired())
     }
 
     /// The labels of a series, put together anew.
@@ -123,24 +155,23 @@ impl SeriesTable {
     /// Takes up a state that [`Self::state_of`] gave; `false` when the series is not registered.
     #[must_use]
     pub(crate) fn restore(&mut self, id: u64, state: SeriesState) -> bool {
-        let slot = slot(id).unwrap_or(usize::MAX);
-        let (Some(head), Some(oldest_ms)) = (self.heads.get_mut(slot), self.oldest_ms.get_mut(slot)) else {
+        let Some((head, _)) = self.head_mut(id) else {
             return false;
         };
         head.newest_ms = state.newest_ms;
         head.newest_bits = state.newest_bits;
-        *oldest_ms = state.oldest_ms;
-        true
+        let oldest_ms = slot(id).and_then(|slot| self.heads.oldest_ms_mut(slot));
+        oldest_ms.map(|oldest_ms| *oldest_ms = state.oldest_ms).is_some()
     }
 
     /// A lower bound of the series' timestamps; `i64::MAX` while it has no sample.
     pub(crate) fn oldest_ms(&self, id: u64) -> Option<i64> {
-        self.oldest_ms.get(slot(id)?).copied()
+        self.heads.oldest_ms(slot(id)?)
     }
 
     /// Notes a timestamp that may be the series' oldest.
     pub(crate) fn note_oldest(&mut self, id: u64, timestamp_ms: i64) {
-        if let Some(oldest_ms) = slot(id).and_then(|slot| self.oldest_ms.get_mut(slot)) {
+        if let Some(oldest_ms) = slot(id).and_then(|slot| self.heads.oldest_ms_mut(slot)) {
             *oldest_ms = (*oldest_ms).min(timestamp_ms);
         }
     }
@@ -148,7 +179,7 @@ impl SeriesTable {
     /// Empties all heads, in order of ids. The error names the series whose chunks are damaged.
     pub(crate) fn take_heads(&mut self) -> Result<SeriesChunks, (u64, ChunkError)> {
         let mut taken = Vec::new();
-        for (slot, head) in self.heads.iter_mut().enumerate() {
+        for (slot, head) in self.heads.iter_mut() {
             if !head.is_empty() {
                 let id = slot as u64 + 1;
                 taken.push((id, head.take(&mut self.blocks).map_err(|error| (id, error))?));
@@ -166,11 +197,10 @@ impl SeriesTable {
         }
     }
 
-    /// Returns chunks that [`Self::take_heads`] gave.
-    pub(crate) fn put_back(&mut self, id: u64, chunks: &[Chunk]) {
-        if let Some((head, _)) = self.head_mut(id) {
-            head.put_back(chunks);
-        }
+    /// Returns chunks that [`Self::take_heads`] gave. `false` if the series was retired meanwhile.
+    pub(crate) fn put_back(&mut self, id: u64, chunks: &[Chunk]) -> bool {
+        let head = self.head_mut(id);
+        head.map(|(head, _)| head.put_back(chunks)).is_some()
     }
 
     /// Copies what a head holds of the inclusive window.
@@ -190,10 +220,15 @@ impl SeriesTable {
         // The hash finds candidates; the full bytes decide.
         let same = |id: &u32| {
             let slot = *id as usize - 1;
-            let head = &self.heads[slot];
-            head.hash == hash && head.tenant == tenant && index.same(self.pairs.get(slot), labels)
+            let of_tenant = |head: &Head| head.hash == hash && head.tenant == tenant;
+            self.heads.get(slot).is_some_and(of_tenant) && index.same(self.pairs.get(slot), labels)
         };
         self.by_hash.find(spread(hash), same).map(|id| u64::from(*id))
+    }
+
+    /// Whether no other series can be registered, of which there may be `max_series`.
+    pub(crate) fn is_full(&self, max_series: u64) -> bool {
+        self.len() >= max_series || self.next_id() > SERIES_MAX
     }
 
     /// The id of a series by its canonical label bytes, which it is given if it has none yet and `room`
@@ -214,7 +249,7 @@ impl SeriesTable {
             return Ok(Some(id));
         }
         labels::check_canonical(labels)?;
-        if self.len() >= max_series.min(SERIES_MAX) {
+        if self.is_full(max_series) {
             return Ok(None);
         }
         if known.is_none() {
@@ -236,11 +271,67 @@ impl SeriesTable {
         }
         index.insert_last(id);
         self.heads.push(Head::new(tenant, hash));
-        self.oldest_ms.push(i64::MAX);
         let heads = &self.heads;
         self.by_hash
-            .insert_unique(spread(hash), id, |id| spread(heads[*id as usize - 1].hash));
+            .insert_unique(spread(hash), id, |id| hash_of(heads, *id));
         Some(u64::from(id))
+    }
+
+    /// Forgets series, whose heads are empty.
+    pub(crate) fn retire(&mut self, ids: &RoaringBitmap) {
+        for id in ids {
+            let slot = id as usize - 1;
+            let Some(hash) = self
+                .heads
+                .get(slot)
+                .filter(|head| !head.is_retired())
+                .map(|head| head.hash)
+            else {
+                continue;
+            };
+            if let Ok(found) = self.by_hash.find_entry(spread(hash), |other| *other == id) {
+                found.remove();
+            }
+            self.heads.retire(slot);
+            self.dead += 1;
+        }
+        for tenant in &mut self.tenants {
+            tenant.index.retire(ids);
+        }
+        if self.dead >= REBUILD_MIN.max(self.len() / 4) {
+            self.rebuild();
+        }
+    }
+
+    /// Builds index and pairs anew, without what only retired series had. The numbers of pairs change,
+    /// which nobody sees.
+    fn rebuild(&mut self) {
+        let mut pairs = PairLists::default();
+        let mut tenants: Vec<TenantIndex> = Vec::new();
+        tenants.resize_with(self.tenants.len(), TenantIndex::default);
+        let mut labels = Vec::new();
+        for (slot, head) in self.heads.iter() {
+            let number = head.tenant as usize;
+            let (Some(old), Some(new)) = (self.tenants.get(number), tenants.get_mut(number)) else {
+                continue;
+            };
+            labels.clear();
+            old.index.write_labels(self.pairs.get(slot), &mut labels);
+            pairs.skip_to(slot);
+            // There are fewer pairs than before, so they fit.
+            if let Some(numbers) = new.intern(labels::canonical_pairs(&labels)) {
+                let _ = pairs.push(numbers);
+            }
+            new.insert_last(slot as u32 + 1);
+        }
+        pairs.skip_to(self.heads.len());
+        self.pairs = pairs;
+        for (tenant, index) in self.tenants.iter_mut().zip(tenants) {
+            tenant.index = index;
+        }
+        let heads = &self.heads;
+        self.by_hash.shrink_to_fit(|id| hash_of(heads, *id));
+        self.dead = 0;
     }
 
     /// Registers a series that [`Self::find`] does not know, by its canonical label bytes; `None` when
@@ -252,7 +343,7 @@ impl SeriesTable {
     /// Where the memory goes. Walks over all heads.
     pub(crate) fn memory(&self) -> TableBytes {
         let mut bytes = TableBytes {
-            series: (self.heads.len() * (size_of::<Head>() + 8) + self.by_hash.capacity() * 5) as u64,
+            series: self.heads.memory_bytes() + self.by_hash.capacity() as u64 * 5,
             labels: self.pairs.memory_bytes(),
             chunks: self.blocks.bytes(),
             ..TableBytes::default()
@@ -262,7 +353,7 @@ impl SeriesTable {
             bytes.symbols += symbols;
             bytes.postings += postings;
         }
-        for head in &self.heads {
+        for (_, head) in self.heads.iter() {
             let (count, size) = head.size();
             bytes.chunk_count += count;
             bytes.chunks += size;
@@ -274,6 +365,11 @@ impl SeriesTable {
 #[inline]
 fn slot(id: u64) -> Option<usize> {
     usize::try_from(id.checked_sub(1)?).ok()
+}
+
+fn hash_of(heads: &Heads, id: u32) -> u64 {
+    let head = heads.get(id as usize - 1);
+    spread(head.map_or(0, |head| head.hash))
 }
 
 fn hash(tenant: u32, labels: &[u8]) -> u32 {

@@ -17,7 +17,8 @@ use crate::limits::Limits;
 use crate::meta::Clock;
 use crate::quota::Quotas;
 use crate::recover::range_iterator;
-use crate::rows::{Db, ReplicaKey};
+use crate::retire::StaleLabels;
+use crate::rows::{CF_SERIES, Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::tombstones::Tombstones;
 
@@ -44,6 +45,8 @@ pub struct DurableState {
 pub struct ShardStats {
     /// Registered series.
     pub series: u64,
+    /// Series that were retired since the shard was opened.
+    pub retired_series: u64,
     /// Samples that are not durable in RocksDB yet.
     pub head_samples: u64,
     /// About how much memory those samples take.
@@ -107,6 +110,9 @@ pub(crate) struct State {
     /// more series than need be.
     pub(crate) vacant: RoaringBitmap,
     pub(crate) quotas: Quotas,
+    /// Series retired since the last flush: their label rows are still there.
+    pub(crate) retired: RoaringBitmap,
+    pub(crate) retired_series: u64,
 }
 
 impl State {
@@ -136,6 +142,7 @@ pub struct Shard {
     pub(crate) gate_changed: Condvar,
     /// Rows that left the durable state, waiting for their last reader.
     pub(crate) retired: Mutex<Vec<Arc<RowRange>>>,
+    pub(crate) stale_labels: Mutex<StaleLabels>,
     poison: OnceLock<String>,
 }
 
@@ -149,6 +156,7 @@ impl Shard {
             gate: Mutex::new(Gate::Idle),
             gate_changed: Condvar::new(),
             retired: Mutex::new(Vec::new()),
+            stale_labels: Mutex::default(),
             poison: OnceLock::new(),
         }
     }
@@ -216,6 +224,7 @@ impl Shard {
         let behind = state.applied.is_some_and(|applied| applied.index > durable_index);
         ShardStats {
             series: state.table.len(),
+            retired_series: state.retired_series,
             head_samples: state.head_samples + frozen_samples,
             head_bytes: state.head_bytes + frozen_bytes,
             oldest_unflushed_index: behind.then_some(durable_index + 1),
@@ -286,8 +295,13 @@ impl Shard {
                 kept.push(range);
             }
         }
+        // Whoever reads by an older meta row needs labels of series that were retired since.
+        let read_by_older = kept.iter().any(|range| range.cf == CF_SERIES);
         *retired = kept;
-        Ok(())
+        match read_by_older {
+            true => Ok(()),
+            false => self.delete_stale_labels(),
+        }
     }
 }
 

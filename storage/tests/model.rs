@@ -5,14 +5,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use quorate_storage::{
-    ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge, PartBuilder, Quota,
-    RejectReason, SampleColumns, SelectLimits, Shard, encode_deletion_entry, encode_limits_entry,
-    encode_quota_entry, encode_write_entry,
+    ACTIVITY_SPAN_MS, ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge,
+    PartBuilder, Quota, RejectReason, SampleColumns, SelectLimits, Shard, encode_deletion_entry,
+    encode_limits_entry, encode_quota_entry, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
 
@@ -31,8 +31,14 @@ struct Model {
     limits: Limits,
     /// By tenant; all are of the epoch in force.
     quotas: BTreeMap<usize, u64>,
-    /// In order of registration, so that the id is the place plus one.
-    ids: Vec<(usize, usize)>,
+    /// Of the series that are not retired.
+    ids: BTreeMap<(usize, usize), u64>,
+    /// The last id of each retired series.
+    retired: BTreeMap<(usize, usize), u64>,
+    /// Ids given out.
+    last_id: u64,
+    /// Spans in which a series was registered or got a sample.
+    spans: BTreeMap<(usize, usize), BTreeSet<i64>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,20 +55,49 @@ impl Model {
         for samples in self.series.values_mut() {
             *samples = samples.split_off(&self.cut_ms);
         }
+        let first = self.cut_ms.div_euclid(ACTIVITY_SPAN_MS);
+        self.spans.retain(|key, spans| {
+            *spans = spans.split_off(&first);
+            if spans.is_empty() {
+                let id = self.ids.remove(key).unwrap();
+                self.retired.insert(*key, id);
+                self.series.remove(key);
+                self.newest.remove(key);
+                self.oldest.remove(key);
+            }
+            !spans.is_empty()
+        });
+    }
+
+    fn span_of(t: i64) -> i64 {
+        t.div_euclid(ACTIVITY_SPAN_MS)
+    }
+
+    /// The id by which a write names a series that may have been retired.
+    fn known_id(&self, key: (usize, usize)) -> Option<u64> {
+        self.ids.get(&key).or_else(|| self.retired.get(&key)).copied()
     }
 
     fn write(&mut self, write: &Write) -> Counts {
         self.advance(write.now_ms);
         let mut counts = Counts::default();
-        for &(series, ..) in &write.samples {
+        let sent: Vec<(usize, i64, u64)> = write
+            .samples
+            .iter()
+            .copied()
+            .filter(|(series, ..)| !self.is_stale(write, *series))
+            .collect();
+        for &(series, ..) in &sent {
             let key = (write.tenant, series);
             let full = self.ids.len() as u64 >= self.limits.max_series_per_shard;
             let room = !full && self.series_of(write.tenant) < self.quota_of(write.tenant);
-            if !self.ids.contains(&key) && room {
-                self.ids.push(key);
+            if !self.ids.contains_key(&key) && room {
+                self.last_id += 1;
+                self.ids.insert(key, self.last_id);
+                self.spans.insert(key, [Self::span_of(self.now_ms)].into());
             }
         }
-        for &(series, timestamp_ms, bits) in &write.samples {
+        for &(series, timestamp_ms, bits) in &sent {
             match self.sample((write.tenant, series), timestamp_ms, bits) {
                 Ok(true) => counts.stored += 1,
                 Ok(false) => counts.duplicates += 1,
@@ -72,9 +107,15 @@ impl Model {
         counts
     }
 
+    /// Whether a write names a series by an id that was retired.
+    fn is_stale(&self, write: &Write, series: usize) -> bool {
+        let key = (write.tenant, series);
+        write.by_id && !self.ids.contains_key(&key) && self.retired.contains_key(&key)
+    }
+
     /// Whether the sample was new.
     fn sample(&mut self, key: (usize, usize), t: i64, bits: u64) -> Result<bool, RejectReason> {
-        if !self.ids.contains(&key) {
+        if !self.ids.contains_key(&key) {
             let full = self.ids.len() as u64 >= self.limits.max_series_per_shard;
             return Err(match full {
                 true => RejectReason::SeriesLimit,
@@ -98,6 +139,7 @@ impl Model {
             return Err(RejectReason::TooFarAhead);
         }
         samples.insert(t, bits);
+        self.spans.entry(key).or_default().insert(Self::span_of(t));
         self.newest.insert(key, newest.max(t));
         let oldest = self.oldest.entry(key).or_insert(t);
         *oldest = t.min(*oldest);
@@ -105,7 +147,7 @@ impl Model {
     }
 
     fn series_of(&self, tenant: usize) -> u64 {
-        self.ids.iter().filter(|id| id.0 == tenant).count() as u64
+        self.ids.keys().filter(|id| id.0 == tenant).count() as u64
     }
 
     fn quota_of(&self, tenant: usize) -> u64 {
@@ -176,6 +218,8 @@ impl Delete {
 
 #[derive(Clone, Debug)]
 enum Op {
+    /// Lets time pass.
+    Pause(i64),
     Write(Write),
     /// Sends an earlier write again, with labels or by id.
     Resend(usize, bool),
@@ -279,6 +323,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => delete,
         2 => (0usize..2, 1u64..3, prop_oneof![4 => 0u64..5, 1 => Just(u64::MAX)])
             .prop_map(|(tenant, epoch, series)| Op::Quota(tenant, Quota { epoch, series })),
+        2 => (0i64..5).prop_map(|spans| Op::Pause(spans * ACTIVITY_SPAN_MS / 2)),
         1 => Just(Op::Blank),
         1 => Just(Op::Membership),
         3 => Just(Op::Begin),
@@ -320,6 +365,8 @@ struct World {
     log: Vec<(Logged, ApplyOutcome)>,
     writes: Vec<Write>,
     model: Model,
+    /// How much time was let pass.
+    paused_ms: i64,
 }
 
 impl World {
@@ -339,6 +386,7 @@ impl World {
             log: Vec::new(),
             writes: Vec::new(),
             model,
+            paused_ms: 0,
         }
     }
 
@@ -349,18 +397,20 @@ impl World {
     }
 
     fn write(&mut self, write: &Write) {
+        // The entry's time comes first, and may retire a series that it names.
+        self.model.advance(write.now_ms);
         let mut part = PartBuilder::new(TENANTS[write.tenant], 1);
         let mut ordinals = BTreeMap::new();
+        let stale = write.samples.iter().map(|(series, ..)| *series);
+        let stale: BTreeSet<u64> = stale
+            .filter(|series| self.model.is_stale(write, *series))
+            .map(|series| self.model.retired[&(write.tenant, series)])
+            .collect();
         for &(series, t, bits) in &write.samples {
             let key = (write.tenant, series);
-            let known = self
-                .model
-                .ids
-                .iter()
-                .position(|id| *id == key)
-                .filter(|_| write.by_id);
-            if let Some(place) = known {
-                part.known(place as u64 + 1, t, f64::from_bits(bits));
+            let known = self.model.known_id(key).filter(|_| write.by_id);
+            if let Some(id) = known {
+                part.known(id, t, f64::from_bits(bits));
             } else {
                 let ordinal = *ordinals
                     .entry(series)
@@ -378,7 +428,13 @@ impl World {
             rejected,
         };
         assert_eq!(counts, expected);
-        assert!(part.unknown_ids.is_empty());
+        assert_eq!(part.unknown_ids, stale.into_iter().collect::<Vec<_>>());
+        let shard = &self.node.shard;
+        assert_eq!(shard.stats().series, self.model.ids.len() as u64);
+        for (key, id) in &self.model.ids {
+            let found = shard.find_series(TENANTS[key.0], labels(key.1).as_bytes());
+            assert_eq!(found, Some(*id));
+        }
     }
 
     fn crash(&mut self, durable: bool) {
@@ -439,7 +495,13 @@ impl World {
 
     fn step(&mut self, op: Op) {
         match op {
-            Op::Write(write) => {
+            Op::Pause(ms) => self.paused_ms += ms,
+            Op::Write(mut write) => {
+                write.now_ms += self.paused_ms;
+                write
+                    .samples
+                    .iter_mut()
+                    .for_each(|(_, t, _)| *t += self.paused_ms);
                 self.write(&write);
                 self.writes.push(write);
             }
@@ -449,6 +511,7 @@ impl World {
                 }
             }
             Op::Limits(now_ms, limits) => {
+                let now_ms = now_ms + self.paused_ms;
                 self.append(Logged::Entry(encode_limits_entry(now_ms, &limits)));
                 self.model.advance(now_ms);
                 if limits.quota_epoch != self.model.limits.quota_epoch {
@@ -463,7 +526,10 @@ impl World {
                 self.model.advance(now_ms);
                 self.model.quota(tenant, quota);
             }
-            Op::Delete(delete) => {
+            Op::Delete(mut delete) => {
+                delete.now_ms += self.paused_ms;
+                delete.start_ms = delete.start_ms.saturating_add(self.paused_ms);
+                delete.end_ms = delete.end_ms.saturating_add(self.paused_ms);
                 self.append(Logged::Entry(delete.entry()));
                 self.model.delete(&delete);
             }
@@ -529,7 +595,8 @@ impl World {
     fn check_reads(&self) {
         let everything = [Matcher::new(MatchOp::Eq, "__name__", "m").unwrap()];
         for (tenant, name) in TENANTS.iter().enumerate() {
-            for (start_ms, end_ms) in [(i64::MIN, i64::MAX), (BASE_MS + 600_000, BASE_MS + 1_800_000)] {
+            let base_ms = BASE_MS + self.paused_ms;
+            for (start_ms, end_ms) in [(i64::MIN, i64::MAX), (base_ms + 600_000, base_ms + 1_800_000)] {
                 let limits = SelectLimits::default();
                 let selected = self
                     .node
@@ -570,6 +637,8 @@ proptest! {
     #[test]
     fn the_store_does_what_the_rules_say(ops in proptest::collection::vec(op(), 1..40)) {
         let mut world = World::new();
+        let retention_ms = 3_000_000;
+        world.step(Op::Limits(BASE_MS, Limits { retention_ms, ..Limits::default() }));
         for op in ops {
             world.step(op);
             world.check_reads();

@@ -61,7 +61,7 @@ pub struct GroupFigures {
     pub flushed_index: u64,
     /// Newest entry that is gone from the log.
     pub purged_index: u64,
-    /// Active series.
+    /// Series that are not retired.
     pub series: u64,
     /// Memory of samples that aren't flushed, in bytes.
     pub head_bytes: u64,
@@ -121,7 +121,7 @@ const GROUP_GAUGES: [GroupGauge; 15] = [
         "Newest entry that is gone from the log",
         |group| Some(group.purged_index),
     ),
-    ("quorate_group_series", "Active series", |group| {
+    ("quorate_group_series", "Series that are not retired", |group| {
         Some(group.series)
     }),
     (

@@ -37,7 +37,7 @@ pub(super) fn merge(
         .map(|g| SlabScan::new(&shard.db, shard.key, g.number, budget));
     let mut scans = scans.collect::<Result<Vec<_>, _>>()?;
     let mut merged = Merged::default();
-    while let Some(key) = next_series(inputs, &scans)? {
+    while let Some(key) = next_series(inputs, &mut scans)? {
         let mask = inputs.meta.tombstones.over(key.series);
         let bytes = merged.take(inputs, &mut scans, key.series, &mask)?;
         merged.put_in_order();
@@ -49,19 +49,39 @@ pub(super) fn merge(
     writer.finish().map(Some)
 }
 
-/// The first series, in the order on disk, that any input comes to.
-fn next_series(inputs: &Inputs<'_>, scans: &[SlabScan<'_>]) -> Result<Option<SeriesKey>, StorageError> {
+/// The first series, in the order on disk, that any input comes to. Columns of retired series are left
+/// behind.
+fn next_series(inputs: &Inputs<'_>, scans: &mut [SlabScan<'_>]) -> Result<Option<SeriesKey>, StorageError> {
     let mut first: Option<SeriesKey> = None;
-    for column in scans.iter().filter_map(SlabScan::peek) {
-        let key = inputs.flushed.series_key(column.series).ok_or_else(|| {
-            let what = format!("a column of series {}", column.series);
-            StorageError::corrupt(inputs.shard.key.shard, what, "no such series is registered")
-        })?;
+    for scan in scans {
+        let Some(key) = skip_retired(inputs, scan)? else {
+            continue;
+        };
         if first.is_none_or(|first| (key.metric, key.series) < (first.metric, first.series)) {
             first = Some(key);
         }
     }
     Ok(first)
+}
+
+/// The series that a scan comes to, behind the columns of retired ones.
+fn skip_retired(inputs: &Inputs<'_>, scan: &mut SlabScan<'_>) -> Result<Option<SeriesKey>, StorageError> {
+    while let Some(column) = scan.peek() {
+        if let Some(key) = inputs.flushed.series_key(column.series) {
+            return Ok(Some(key));
+        }
+        if column.series >= inputs.meta.next_id {
+            let what = format!("a column of series {}", column.series);
+            let shard = inputs.shard.key.shard;
+            return Err(StorageError::corrupt(
+                shard,
+                what,
+                "no such series was ever registered",
+            ));
+        }
+        scan.skip()?;
+    }
+    Ok(None)
 }
 
 /// The samples of one series.

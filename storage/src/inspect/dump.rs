@@ -5,6 +5,7 @@ use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
+use crate::recover::load_activity;
 use crate::rows::Db;
 use crate::slab::{SeriesKey, SlabReader, Window, metric_number};
 
@@ -32,9 +33,10 @@ pub fn dump(
     visit: &mut dyn FnMut(DumpedSeries<'_>),
 ) -> Result<(), StorageError> {
     let Some(meta) = &replica.meta else { return Ok(()) };
+    let live = load_activity(db, replica.key(), meta)?.live();
     let mut reader = SlabReader::new(replica.key(), READER_BYTES_MAX, false);
     let mut samples = SampleColumns::new();
-    labels_rows(db, replica, |series, tenant, labels| {
+    labels_rows(db, replica, &live, |series, tenant, labels| {
         let value_of = |name: &str| labels.get(name).unwrap_or_default();
         if !matchers.iter().all(|m| m.matches(value_of(m.name()))) {
             return Ok(());

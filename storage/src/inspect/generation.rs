@@ -4,7 +4,8 @@ use super::verify::Problems;
 use crate::codec::values::ValuesDecoder;
 use crate::error::StorageError;
 use crate::flushed::{chunk_range, slab_range};
-use crate::meta::Generation;
+use crate::meta::{Generation, ShardMeta};
+use crate::metrics::Metrics;
 use crate::recover::scan;
 use crate::rows::{Db, KIND_TIMES, ReplicaKey, SlabKey, parse_slab_key, trailing_u64};
 use crate::slab::{BUCKET_MS, Slab, TimesRow};
@@ -13,8 +14,9 @@ use crate::slab::{BUCKET_MS, Slab, TimesRow};
 pub(super) struct Known<'a> {
     pub(super) db: &'a Db,
     pub(super) key: ReplicaKey,
-    /// Metric numbers of the registered series, by id from 1.
-    pub(super) metrics: &'a [u32],
+    pub(super) meta: &'a ShardMeta,
+    /// Metric numbers of the registered series.
+    pub(super) metrics: &'a Metrics,
 }
 
 /// What a pass over the rows counts.
@@ -134,16 +136,16 @@ impl Pass<'_> {
             };
             self.found.min_ms = self.found.min_ms.min(*first_ms);
             self.found.max_ms = self.found.max_ms.max(*last_ms);
-            let metric = column
-                .series
-                .checked_sub(1)
-                .and_then(|at| usize::try_from(at).ok());
-            let Some(metric) = metric.and_then(|at| self.known.metrics.get(at)) else {
-                problems.add(format!("{what}: no such series is registered"));
+            let Some(metric) = self.known.metrics.get(column.series) else {
+                let meta = self.known.meta;
+                if column.series >= meta.next_id || *last_ms >= meta.clock.cut_ms {
+                    problems.add(format!("{what}: no such series is registered"));
+                }
+                // It is retired.
                 continue;
             };
             let own = SlabKey {
-                metric: *metric,
+                metric,
                 series: column.series,
                 first_ms: *first_ms,
             };

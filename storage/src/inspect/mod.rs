@@ -5,6 +5,8 @@ mod entry;
 mod generation;
 mod verify;
 
+use roaring::RoaringBitmap;
+
 use crate::error::StorageError;
 use crate::flushed::RowRange;
 use crate::flushed::cf;
@@ -59,9 +61,9 @@ impl StoredReplica {
         Some((meta.position.term, meta.position.index))
     }
 
-    /// Registered series.
+    /// Registered series, without those that are retired.
     pub fn series(&self) -> u64 {
-        self.meta.as_ref().map_or(0, |meta| meta.next_id - 1)
+        self.meta.as_ref().map_or(0, |meta| meta.series)
     }
 
     /// Samples before it are gone, Unix milliseconds.
@@ -129,10 +131,11 @@ fn stored(db: &Db, key: ReplicaKey) -> Result<StoredReplica, StorageError> {
     })
 }
 
-/// Tenant and labels of every series of a replica, by id from 1.
+/// Tenant and labels of every series of a replica that is `live`, by id.
 fn labels_rows(
     db: &Db,
     replica: &StoredReplica,
+    live: &RoaringBitmap,
     mut visit: impl FnMut(u64, &str, crate::Labels) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
     let Some(meta) = &replica.meta else { return Ok(()) };
@@ -144,6 +147,9 @@ fn labels_rows(
     };
     scan(db, key.shard, &range, |row_key, value| {
         let id = crate::rows::trailing_u64(row_key).unwrap_or(0);
+        if !u32::try_from(id).is_ok_and(|id| live.contains(id)) {
+            return Ok(());
+        }
         let (tenant, labels) = crate::series_rows::decode_labels_row(value).map_err(|detail| {
             StorageError::corrupt(key.shard, format!("the label row of series {id}"), detail)
         })?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashSet;
-use roaring::RoaringBitmap;
+use hashbrown::{HashMap, HashSet};
+use roaring::{MultiOps, RoaringBitmap};
 
 use super::generation::{self, Known};
 use super::{StoredReplica, dump, labels_rows};
@@ -11,6 +11,7 @@ use crate::activity::{self, span_of};
 use crate::error::StorageError;
 use crate::flushed::{activity_range, state_range};
 use crate::meta::ShardMeta;
+use crate::metrics::Metrics;
 use crate::recover::{scan, unlisted};
 use crate::rows::{Db, trailing_span};
 use crate::series_rows::{SeriesState, decode_states};
@@ -61,14 +62,24 @@ pub fn verify(db: &Db, replica: &StoredReplica) -> Result<ReplicaReport, Storage
     let Some(meta) = &replica.meta else {
         return Ok(report);
     };
-    let metrics = check_labels(db, replica, meta, &mut Problems(&mut report))?;
-    let states = check_states(db, replica, meta, &mut Problems(&mut report))?;
     let active = check_activity(db, replica, meta, &mut Problems(&mut report))?;
-    report.series = metrics.len() as u64;
+    let live = active.values().union();
+    if live.len() != meta.series {
+        let what = format!(
+            "{} series are registered, activity rows name {}",
+            meta.series,
+            live.len()
+        );
+        Problems(&mut report).add(what);
+    }
+    let metrics = check_labels(db, replica, &live, &mut Problems(&mut report))?;
+    let states = check_states(db, replica, meta, &live, &mut Problems(&mut report))?;
+    report.series = live.len();
     report.generations = meta.generations.len() as u64;
     let known = Known {
         db,
         key: replica.key(),
+        meta,
         metrics: &metrics,
     };
     for checked in &meta.generations {
@@ -84,17 +95,15 @@ pub fn verify(db: &Db, replica: &StoredReplica) -> Result<ReplicaReport, Storage
 fn check_labels(
     db: &Db,
     replica: &StoredReplica,
-    meta: &ShardMeta,
+    live: &RoaringBitmap,
     problems: &mut Problems<'_>,
-) -> Result<Vec<u32>, StorageError> {
-    let mut metrics = Vec::new();
+) -> Result<Metrics, StorageError> {
+    let mut metrics = Metrics::default();
+    let mut expected = live.iter();
     let mut seen: HashSet<u128> = HashSet::new();
-    let read = labels_rows(db, replica, |id, tenant, labels| {
-        if id != metrics.len() as u64 + 1 {
-            problems.add(format!(
-                "label rows: series {} is followed by {id}",
-                metrics.len()
-            ));
+    let read = labels_rows(db, replica, live, |id, tenant, labels| {
+        for missing in expected.by_ref().map(u64::from).take_while(|other| *other != id) {
+            problems.add(format!("series {missing}: it has no label row"));
         }
         let mut identity = tenant.as_bytes().to_vec();
         identity.push(0xff);
@@ -102,18 +111,14 @@ fn check_labels(
         if !seen.insert(xxhash_rust::xxh3::xxh3_128(&identity)) {
             problems.add(format!("series {id}: another one has the labels {labels}"));
         }
-        metrics.push(metric_number(tenant, &labels));
+        metrics.set(id, metric_number(tenant, &labels));
         Ok(())
     });
     if let Err(error) = read {
         problems.add(error.to_string());
     }
-    if metrics.len() as u64 + 1 != meta.next_id {
-        let expected = meta.next_id - 1;
-        problems.add(format!(
-            "{expected} series are registered, {} have labels",
-            metrics.len()
-        ));
+    for missing in expected {
+        problems.add(format!("series {missing}: it has no label row"));
     }
     Ok(metrics)
 }
@@ -122,8 +127,9 @@ fn check_states(
     db: &Db,
     replica: &StoredReplica,
     meta: &ShardMeta,
+    live: &RoaringBitmap,
     problems: &mut Problems<'_>,
-) -> Result<Vec<SeriesState>, StorageError> {
+) -> Result<HashMap<u64, SeriesState>, StorageError> {
     let range = state_range(replica.key(), meta.epoch, meta.state_generation);
     let mut states = Vec::new();
     scan(db, replica.shard, &range, |_, value| {
@@ -133,14 +139,14 @@ fn check_states(
         }
         Ok(())
     })?;
-    if states.len() as u64 + 1 != meta.next_id {
-        let expected = meta.next_id - 1;
+    if states.len() as u64 != live.len() {
         problems.add(format!(
-            "{expected} series are registered, {} have states",
+            "{} series are registered, {} have states",
+            live.len(),
             states.len()
         ));
     }
-    Ok(states)
+    Ok(live.iter().map(u64::from).zip(states).collect())
 }
 
 /// The active series of each span.
@@ -182,7 +188,7 @@ fn check_activity(
 fn check_samples(
     db: &Db,
     replica: &StoredReplica,
-    states: &[SeriesState],
+    states: &HashMap<u64, SeriesState>,
     active: &BTreeMap<i64, RoaringBitmap>,
     report: &mut ReplicaReport,
 ) -> Result<(), StorageError> {
@@ -207,7 +213,7 @@ fn check_samples(
                 series.id
             ));
         }
-        let state = states.get(series.id as usize - 1);
+        let state = states.get(&series.id);
         if state.is_none_or(|state| *first < state.oldest_ms || *last > state.newest_ms) {
             problems.add(format!(
                 "series {}: it has samples from {first} to {last}, its state is {state:?}",

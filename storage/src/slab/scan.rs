@@ -78,11 +78,21 @@ impl<'db> SlabScan<'db> {
         self.decoder
             .decode(data, times.len(), &mut out.values)
             .map_err(|error| corrupt_series(self.key.shard, column.series, error.to_string()))?;
+        self.skip()?;
+        Ok(data.len() as u64)
+    }
+
+    /// Moves on to the next column.
+    pub(crate) fn skip(&mut self) -> Result<(), StorageError> {
         self.next += 1;
-        if self.next >= slab.columns().len() {
+        if self
+            .slab
+            .as_ref()
+            .is_some_and(|slab| self.next >= slab.columns().len())
+        {
             self.rows.next();
             self.load()?;
         }
-        Ok(data.len() as u64)
+        Ok(())
     }
 }
