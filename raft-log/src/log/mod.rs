@@ -6,6 +6,7 @@ mod device;
 mod entry_key;
 mod inspect;
 mod mem;
+mod queue;
 mod record;
 mod rocks;
 #[cfg(test)]

@@ -61,6 +61,12 @@ impl Counters {
         self.queued_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// Takes back what [`queued`](Self::queued) counted.
+    pub(crate) fn refused(&self, bytes: usize) {
+        self.queued_operations.fetch_sub(1, Relaxed);
+        self.queued_bytes.fetch_sub(bytes as u64, Relaxed);
+    }
+
     /// A batch goes to the device now.
     pub(crate) fn writes(&self) {
         // Only the writer changes these two.

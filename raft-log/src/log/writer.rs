@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 
 use super::device::{DeviceOp, LogDevice};
+use super::queue::Queue;
 use super::stats::{Counters, WriterStats};
 use super::view::LogView;
 use super::watchdog;
 use crate::config::{LogOptions, WriterMode};
+use crate::position::LogKey;
 
 /// Called once when a write or sync failed, with the reason. Production aborts the process: after a
 /// failed fsync the kernel may have dropped the pages, so trying again would acknowledge lost data.
@@ -23,10 +24,10 @@ pub(crate) type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 /// Told when the operation is written and, if it asked for it, durable.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-struct Request {
+pub(super) struct Request {
     op: DeviceOp,
-    sync: bool,
-    bytes: usize,
+    pub(super) sync: bool,
+    pub(super) bytes: usize,
     /// Permits of the queue this request holds.
     permits: u32,
     /// The view to tell which append is written.
@@ -34,9 +35,22 @@ struct Request {
     done: Option<Done>,
 }
 
+impl Request {
+    pub(super) fn new(op: DeviceOp, sync: bool, bytes: usize) -> Request {
+        Request {
+            op,
+            sync,
+            bytes,
+            permits: 0,
+            append: None,
+            done: None,
+        }
+    }
+}
+
 /// The sending side of the writer.
 pub(crate) struct LogWriter {
-    queue: Mutex<Option<UnboundedSender<Request>>>,
+    queue: Arc<Queue>,
     room: Arc<Semaphore>,
     max_queue_bytes: usize,
     counters: Arc<Counters>,
@@ -50,14 +64,14 @@ impl LogWriter {
         options: &LogOptions,
         on_fatal: OnFatal,
     ) -> io::Result<Self> {
-        let (queue, requests) = unbounded_channel();
+        let queue = Arc::new(Queue::default());
         // Permits are counted in KiB, so that any queue size fits tokio's semaphore.
         let room = Arc::new(Semaphore::new(options.max_queue_bytes.div_ceil(1024)));
         let counters = Arc::new(Counters::default());
         let stalled = watchdog::start::<R>(&counters, options, on_fatal.clone());
         let worker = Worker {
             device,
-            requests,
+            queue: queue.clone(),
             room: room.clone(),
             counters: counters.clone(),
             max_batch_bytes: options.max_batch_bytes,
@@ -75,7 +89,7 @@ impl LogWriter {
             }
         };
         Ok(Self {
-            queue: Mutex::new(Some(queue)),
+            queue,
             room,
             max_queue_bytes: options.max_queue_bytes,
             counters,
@@ -102,25 +116,17 @@ impl LogWriter {
         done: Done,
     ) -> io::Result<()> {
         self.push(Request {
-            op,
-            sync: true,
-            bytes,
             permits,
             append: Some(view),
             done: Some(done),
+            ..Request::new(op, true, bytes)
         })
     }
 
-    /// Queues an operation that needs order, not durability.
+    /// Queues an operation that needs order, not durability. It is written along with the next one that
+    /// becomes durable, or after a second.
     pub(crate) fn order(&self, op: DeviceOp) -> io::Result<()> {
-        self.push(Request {
-            op,
-            sync: false,
-            bytes: 0,
-            permits: 0,
-            append: None,
-            done: None,
-        })
+        self.push(Request::new(op, false, 0))
     }
 
     /// Queues an operation and waits until it is durable.
@@ -131,21 +137,20 @@ impl LogWriter {
             let _ = tx.send(result);
         });
         self.push(Request {
-            op,
-            sync: true,
-            bytes: 0,
-            permits: 0,
-            append: None,
             done: Some(done),
+            ..Request::new(op, true, 0)
         })?;
         rx.await.map_err(|_| stopped())?
     }
 
     fn push(&self, request: Request) -> io::Result<()> {
-        let queue = self.queue.lock();
-        let queue = queue.as_ref().ok_or_else(stopped)?;
-        self.counters.queued(request.bytes);
-        queue.send(request).map_err(|_| stopped())
+        let bytes = request.bytes;
+        self.counters.queued(bytes);
+        if self.queue.push(request) {
+            return Ok(());
+        }
+        self.counters.refused(bytes);
+        Err(stopped())
     }
 
     /// True while the device does not answer.
@@ -159,7 +164,7 @@ impl LogWriter {
 
     /// Writes what is queued and ends the writer. Blocks until its thread ended.
     pub(crate) fn stop(&self) {
-        drop(self.queue.lock().take());
+        self.queue.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
@@ -170,13 +175,19 @@ impl LogWriter {
     }
 }
 
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 fn stopped() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has stopped")
 }
 
 struct Worker {
     device: Arc<dyn LogDevice>,
-    requests: UnboundedReceiver<Request>,
+    queue: Arc<Queue>,
     room: Arc<Semaphore>,
     counters: Arc<Counters>,
     max_batch_bytes: usize,
@@ -191,6 +202,7 @@ impl Drop for Worker {
         if std::thread::panicking() {
             (self.on_fatal)("the log writer panicked");
         }
+        self.queue.abandon();
     }
 }
 
@@ -207,22 +219,60 @@ struct Answer {
     done: Option<Done>,
 }
 
+fn gather(requests: Vec<Request>) -> Batch {
+    let mut batch = Batch {
+        ops: Vec::with_capacity(requests.len()),
+        answers: Vec::with_capacity(requests.len()),
+        sync: false,
+        bytes: 0,
+    };
+    for request in requests {
+        batch.bytes += request.bytes;
+        batch.sync |= request.sync;
+        batch.ops.push(request.op);
+        batch.answers.push(Answer {
+            permits: request.permits,
+            append: request.append,
+            done: request.done,
+        });
+    }
+    keep_newest_commits(&mut batch.ops);
+    batch
+}
+
+/// Drops commit indexes that are replaced later in the same batch.
+fn keep_newest_commits(ops: &mut Vec<DeviceOp>) {
+    let mut seen: Vec<LogKey> = Vec::new();
+    let mut kept: Vec<DeviceOp> = Vec::with_capacity(ops.len());
+    for op in ops.drain(..).rev() {
+        if let DeviceOp::Committed(log, _) = &op {
+            if seen.contains(log) {
+                continue;
+            }
+            seen.push(*log);
+        }
+        kept.push(op);
+    }
+    kept.reverse();
+    *ops = kept;
+}
+
 impl Worker {
     fn run_thread(mut self) {
-        while let Some(first) = self.requests.blocking_recv() {
-            let batch = self.gather(first);
+        while let Some(requests) = self.queue.next_blocking(self.max_batch_bytes) {
+            let batch = gather(requests);
             self.counters.writes();
             let started = Instant::now();
             let result = self.write(&batch.ops, batch.sync);
             let took = batch.sync.then(|| started.elapsed());
-            self.counters.wrote(batch.ops.len(), batch.bytes, took);
+            self.counters.wrote(batch.answers.len(), batch.bytes, took);
             self.answer(batch, result);
         }
     }
 
     async fn run_task<R: AsyncRuntime>(mut self) {
-        while let Some(first) = self.requests.recv().await {
-            let batch = self.gather(first);
+        while let Some(requests) = self.queue.next::<R>(self.max_batch_bytes).await {
+            let batch = gather(requests);
             self.counters.writes();
             let started = <R::Instant as openraft::Instant>::now();
             let mut result = self.write(&batch.ops, false);
@@ -234,35 +284,9 @@ impl Worker {
                 result = self.write(&[], true);
             }
             let took = batch.sync.then(|| openraft::Instant::elapsed(&started));
-            self.counters.wrote(batch.ops.len(), batch.bytes, took);
+            self.counters.wrote(batch.answers.len(), batch.bytes, took);
             self.answer(batch, result);
         }
-    }
-
-    fn gather(&mut self, first: Request) -> Batch {
-        let mut batch = Batch {
-            ops: Vec::new(),
-            answers: Vec::new(),
-            sync: false,
-            bytes: 0,
-        };
-        let mut next = Some(first);
-        while let Some(request) = next {
-            batch.bytes += request.bytes;
-            batch.sync |= request.sync;
-            batch.ops.push(request.op);
-            batch.answers.push(Answer {
-                permits: request.permits,
-                append: request.append,
-                done: request.done,
-            });
-            next = if batch.bytes < self.max_batch_bytes {
-                self.requests.try_recv().ok()
-            } else {
-                None
-            };
-        }
-        batch
     }
 
     fn write(&mut self, ops: &[DeviceOp], sync: bool) -> io::Result<()> {
