@@ -17,6 +17,7 @@ mod net;
 mod offload;
 mod position;
 mod raft_log;
+mod runtime;
 mod type_config;
 
 // The state machine of the tests in `tests/`, which names this crate from outside.
@@ -45,4 +46,4 @@ pub use net::{Network, NetworkError, Room, Target};
 pub use openraft::AsyncRuntime;
 pub use position::{GroupId, LogKey, LogPosition, ReplicaId};
 pub use raft_log::{Hooks, RaftLog};
-pub use type_config::TokioRuntime;
+pub use runtime::TokioRuntime;

@@ -16,7 +16,7 @@ use crate::log::{DeviceOp, LogDevice, LogWriter, OnFatal, RiderRow, WriterStats}
 use crate::machine::StateMachine;
 use crate::net::{Control, Network, NetworkError, Room};
 use crate::position::{GroupId, LogKey, ReplicaId};
-use crate::type_config::TokioRuntime;
+use crate::runtime::TokioRuntime;
 
 /// What the log calls when something died.
 #[derive(Clone)]

@@ -16,10 +16,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::position::{LogPosition, ReplicaId};
 
-/// The production runtime.
-#[allow(deprecated)] // openraft deprecates the re-export, not the type; a direct dependency would add a pin
-pub type TokioRuntime = openraft::impls::TokioRuntime;
-
 /// openraft's type configuration over the runtime `R`.
 ///
 /// Terms have one leader each (openraft's `leader_id_std`), so that an entry is identified by

@@ -19,7 +19,8 @@ use crate::log::{DeviceOp, LogDevice, LogStore, LogView, LogWriter, RecoveredLog
 use crate::machine::{Machine, MachineState, StateMachine};
 use crate::net::{Network, PeerFactory, Peers, PurgeHolds, Server};
 use crate::position::{GroupId, LogKey, LogPosition, ReplicaId};
-use crate::type_config::{TokioRuntime, TypeConfig};
+use crate::runtime::TokioRuntime;
+use crate::type_config::TypeConfig;
 
 pub use members::{MembershipChangeError, TransferError};
 pub use propose::{Committed, ProposeError};

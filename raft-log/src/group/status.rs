@@ -18,7 +18,7 @@ use crate::type_config::{TypeConfig, position};
 pub(crate) type OnGroupFatal = Arc<dyn Fn(GroupId, ReplicaId, &str) + Send + Sync>;
 
 /// Changes are gathered for so long before watchers are told.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What a replica is in its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

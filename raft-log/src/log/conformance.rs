@@ -13,8 +13,9 @@ use super::{LogDevice, LogStore, LogView, LogWriter, MemDisk, RocksDevice, colum
 use crate::config::{GroupConfig, LogOptions};
 use crate::machine::{Machine, MachineState};
 use crate::position::LogKey;
+use crate::runtime::TokioRuntime;
 use crate::test_machine::{MachineDisk, TestMachine};
-use crate::type_config::{TokioRuntime, TypeConfig};
+use crate::type_config::TypeConfig;
 
 type Rt = TokioRuntime;
 
