@@ -218,6 +218,10 @@ impl GroupConfig {
             notification_channel_size: Some(4096),
             state_machine_channel_size: Some(64),
             enable_elect: elect,
+            // Replication says what a heartbeat would.
+            heartbeat_min_interval: Some(self.heartbeat_suppression_ms()),
+            // Followers write an entry while the leader syncs it.
+            broadcast_submitted_on_append: Some(true),
             // A replica that was cut off must not unseat a working leader when it returns.
             enable_pre_vote: Some(true),
             // A restarted leader must not resume without an election: its lease is gone.
@@ -227,6 +231,15 @@ impl GroupConfig {
         config
             .validate()
             .map_err(|e| ConfigError::Openraft(e.to_string()))
+    }
+
+    /// A follower that acknowledged entries sent within so many milliseconds gets no heartbeat. As long as the
+    /// heartbeat interval, if followers still hear of their leader twice per election timeout.
+    fn heartbeat_suppression_ms(&self) -> u64 {
+        // openraft sends heartbeats at ticks, about five of them per interval.
+        let late = self.heartbeat_interval_ms + self.heartbeat_interval_ms / 4 + 1;
+        let spare = self.election_timeout_min_ms.saturating_sub(late);
+        (spare / 2).min(self.heartbeat_interval_ms)
     }
 
     pub(crate) fn election_timeout_max(&self) -> Duration {

@@ -41,6 +41,8 @@ type Answers<'s, R> = BoxStream<'s, Result<StreamAppendResult<C<R>>, RPCError<C<
 /// First and longest pause after a peer was unreachable.
 const BACKOFF_FIRST_MS: u64 = 50;
 const BACKOFF_LONGEST_MS: u64 = 1_000;
+/// How long a follower may learn later than it could that entries are committed, see [`commits_ride`].
+const COMMIT_WAIT: Duration = Duration::from_millis(20);
 
 /// What all connections of a group share.
 pub(crate) struct Peers<R: AsyncRuntime> {
@@ -194,7 +196,7 @@ impl<R: AsyncRuntime> NetStreamAppend<C<R>> for Peer<R> {
             let Some(first) = input.next().await else {
                 return Ok(Box::pin(stream::empty()) as Answers<'s, R>);
             };
-            let input = stream::iter([first]).chain(input);
+            let input = stream::iter([first]).chain(commits_ride::<R, _>(input, COMMIT_WAIT));
             let sent: Unanswered<R> = Arc::default();
             let noted = sent.clone();
             let requests = input.map(move |request| {
@@ -214,6 +216,38 @@ impl<R: AsyncRuntime> NetStreamAppend<C<R>> for Peer<R> {
             Ok(with_deadline::<R>(answers, sent, limit))
         })
     }
+}
+
+/// Lets a commit index ride with the next entries instead of in a message of its own, for at most `wait`.
+///
+/// openraft tells followers of each commit at once, which doubles the messages of a group that is busy, and
+/// each message costs both ends about as much as one with entries. A request with entries carries the newest
+/// commit index anyway, and its answer stands for all requests before it.
+fn commits_ride<R, S>(
+    input: S,
+    wait: Duration,
+) -> impl futures_util::Stream<Item = AppendEntriesRequest<C<R>>>
+where
+    R: AsyncRuntime,
+    S: futures_util::Stream<Item = AppendEntriesRequest<C<R>>> + OptionalSend + Unpin,
+{
+    stream::unfold((input.fuse(), None), move |(mut input, mut held)| async move {
+        loop {
+            let next = match &held {
+                None => input.next().await,
+                // The time is up: nothing came that the held request could ride with.
+                Some((_, until)) => R::timeout_at(*until, input.next()).await.unwrap_or_default(),
+            };
+            match next {
+                Some(request) if request.entries.is_empty() => {
+                    let until = held.map_or_else(|| R::Instant::now() + wait, |(_, until)| until);
+                    held = Some((request, until));
+                }
+                Some(request) => return Some((request, (input, None))),
+                None => return held.map(|(request, _)| (request, (input, None))),
+            }
+        }
+    })
 }
 
 /// Decodes answers and ends the stream with an error once a request waited longer than `limit`.
@@ -405,5 +439,82 @@ async fn stalled<R: AsyncRuntime>(progress: Arc<Progress>, config: &GroupConfig)
         if progress.frames.load(Relaxed) == before && progress.finished.load(Relaxed) == 0 {
             return idle;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::BoxStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::TokioRuntime;
+    use crate::log::StoredVote;
+    use crate::position::LogPosition;
+    use crate::type_config::{Command, Entry};
+
+    type Request = AppendEntriesRequest<TypeConfig<TokioRuntime>>;
+
+    fn request(commit: u64, entry: Option<u64>) -> Request {
+        use openraft::entry::RaftEntry;
+        let at = |index| log_id(LogPosition::new(1, index));
+        let entry = entry.map(|index| Entry::new_normal(at(index), Command(Bytes::from_static(b"x"))));
+        AppendEntriesRequest {
+            vote: frame::from_stored(StoredVote {
+                term: 1,
+                voted_for: 1,
+                committed: true,
+            }),
+            prev_log_id: None,
+            leader_commit: Some(at(commit)),
+            entries: entry.into_iter().collect(),
+        }
+    }
+
+    fn riding(wait: Duration) -> (mpsc::UnboundedSender<Request>, BoxStream<'static, Request>) {
+        let (send, taken) = mpsc::unbounded_channel();
+        let input = stream::unfold(
+            taken,
+            |mut taken| async move { Some((taken.recv().await?, taken)) },
+        );
+        (
+            send,
+            commits_ride::<TokioRuntime, _>(Box::pin(input), wait).boxed(),
+        )
+    }
+
+    fn seen(request: &Request) -> (Option<u64>, usize) {
+        (request.leader_commit.map(|at| at.index()), request.entries.len())
+    }
+
+    #[tokio::test]
+    async fn a_commit_index_goes_with_the_next_entries() {
+        let (send, mut out) = riding(Duration::from_secs(3_600));
+        for request in [
+            request(1, None),
+            request(2, None),
+            request(2, Some(3)),
+            request(3, Some(4)),
+        ] {
+            send.send(request).unwrap();
+        }
+        assert_eq!(seen(&out.next().await.unwrap()), (Some(2), 1));
+        assert_eq!(seen(&out.next().await.unwrap()), (Some(3), 1));
+    }
+
+    #[tokio::test]
+    async fn without_entries_it_goes_alone_and_the_newest_only() {
+        let (send, mut out) = riding(Duration::from_millis(5));
+        send.send(request(1, None)).unwrap();
+        send.send(request(2, None)).unwrap();
+        assert_eq!(seen(&out.next().await.unwrap()), (Some(2), 0));
+        send.send(request(3, None)).unwrap();
+        drop(send);
+        assert_eq!(
+            seen(&out.next().await.unwrap()),
+            (Some(3), 0),
+            "the last one is not lost"
+        );
+        assert!(out.next().await.is_none());
     }
 }

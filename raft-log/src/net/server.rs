@@ -50,8 +50,16 @@ impl<R: AsyncRuntime> Server<R> {
         requests: BoxStream<'static, Bytes>,
         room: Room,
     ) -> BoxStream<'static, Result<Bytes, NetworkError>> {
+        let (metrics, contact) = (self.raft.metrics(), self.contact.clone());
         let requests = requests
-            .map(|bytes| frame::decode_append::<R>(&bytes))
+            .map(move |bytes| {
+                let request = frame::decode_append::<R>(&bytes)?;
+                // A leader that sends entries sends no heartbeats.
+                if request.vote >= metrics.borrow_watched().vote {
+                    contact.heard_now();
+                }
+                Ok::<_, frame::FrameError>(request)
+            })
             .take_while(|decoded| {
                 if let Err(error) = decoded {
                     tracing::warn!(%error, "an AppendEntries message cannot be read, closing its stream");
