@@ -29,10 +29,6 @@ pub const DEFAULT_TENANT: &str = "default";
 pub const CLUSTER_ID_HEADER: &str = "quorate-cluster-id";
 /// Metadata key of the sender's node id on node-to-node calls.
 pub const NODE_ID_HEADER: &str = "quorate-node-id";
-/// Metadata key of the group on a [`internal::raft_client::RaftClient::append`] stream.
-pub const GROUP_HEADER: &str = "quorate-group";
-/// Metadata key of the target replica on a [`internal::raft_client::RaftClient::append`] stream.
-pub const REPLICA_HEADER: &str = "quorate-replica";
 /// Metadata key with the [`ErrorCode`] name on a failed call.
 pub const ERROR_CODE_HEADER: &str = "quorate-error";
 /// Metadata key with the milliseconds to wait before a retry on a failed call.

@@ -2,9 +2,12 @@
 //! loops that keep groups as the meta state wants them.
 
 mod announce;
+mod append_links;
 mod clock_anchor;
+mod control_links;
 mod formation;
 mod framed;
+mod gather;
 mod health;
 mod identity;
 pub mod meta;
@@ -17,6 +20,7 @@ mod view;
 
 pub use announce::announce;
 pub use formation::{Binding, bind_peers, form, hello, say_goodbye};
+pub(crate) use gather::Gather;
 pub use health::{Gate, watch_clock, watch_disk};
 pub use identity::{DataDir, Identity, IdentityError};
 pub use meta::{ClusterLimits, MetaMachine, NodeInfo};

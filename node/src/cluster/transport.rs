@@ -1,5 +1,5 @@
 //! Carries `raft-log`'s opaque messages over gRPC: bulk log, heartbeats and votes, and snapshots each
-//! on a connection of their own.
+//! on a connection of their own. All groups share the first two.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,20 +10,16 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use quorate_proto::internal::SnapshotFrame;
 use quorate_proto::internal::raft_client::RaftClient;
-use quorate_proto::internal::{ControlRequest, RaftFrame, SnapshotFrame};
-use quorate_proto::{GROUP_HEADER, REPLICA_HEADER};
 use quorate_raft_log::{Network, NetworkError, ReplicaId, Target};
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::append_links::AppendLinks;
+use super::control_links::ControlLinks;
 use super::meta::META_GROUP;
 use super::peers::{MAX_MESSAGE_BYTES, Peers, Purpose};
 use super::view::CurrentView;
-
-/// Opening a stream must not hang: the peer answers with headers at once.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The network of this node's replicas.
 pub struct Transport {
@@ -31,12 +27,16 @@ pub struct Transport {
     view: Arc<CurrentView>,
     /// Replicas of the meta group as this node's identity names them: needed before the meta state is.
     meta_replicas: Vec<(u64, ReplicaId)>,
+    appends: AppendLinks,
+    controls: Arc<ControlLinks>,
 }
 
 impl Transport {
     /// Finds replicas by the current view and, for the meta group, by the node's identity.
     pub fn new(peers: Arc<Peers>, view: Arc<CurrentView>, meta_replicas: Vec<(u64, ReplicaId)>) -> Transport {
         Transport {
+            appends: AppendLinks::new(peers.clone()),
+            controls: Arc::new(ControlLinks::new(peers.clone())),
             peers,
             view,
             meta_replicas,
@@ -64,15 +64,6 @@ impl Transport {
             ))
         })
     }
-
-    fn client(&self, target: Target, purpose: Purpose) -> Result<(RaftClient<Channel>, u64), NetworkError> {
-        let node = self.node_of(target)?;
-        let channel = self.peers.channel(node, purpose).map_err(failed)?;
-        let client = RaftClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok((client, node))
-    }
 }
 
 impl Network for Transport {
@@ -81,31 +72,10 @@ impl Network for Transport {
         target: Target,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, NetworkError>>, NetworkError>> {
-        let opened = self.client(target, Purpose::Log).map(|(client, _)| {
-            let mut request = self.peers.request(
-                Messages(requests.map(|payload| RaftFrame { payload }).boxed()),
-                None,
-            );
-            request
-                .metadata_mut()
-                .insert(GROUP_HEADER, AsciiMetadataValue::from(target.group));
-            request
-                .metadata_mut()
-                .insert(REPLICA_HEADER, AsciiMetadataValue::from(target.replica));
-            (client, request)
-        });
-        async move {
-            let (mut client, request) = opened?;
-            let replies = tokio::time::timeout(OPEN_TIMEOUT, client.append(request))
-                .await
-                .map_err(|_| NetworkError::Timeout(OPEN_TIMEOUT))?
-                .map_err(failed)?
-                .into_inner();
-            Ok(replies
-                .map(|reply| reply.map(|frame| frame.payload).map_err(failed))
-                .boxed())
-        }
-        .boxed()
+        let opened = self
+            .node_of(target)
+            .and_then(|node| self.appends.open(node, target, requests));
+        std::future::ready(opened).boxed()
     }
 
     fn control(
@@ -115,25 +85,9 @@ impl Network for Transport {
         payload: Bytes,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Bytes, NetworkError>> {
-        let client = self.client(target, Purpose::Control);
-        let message = ControlRequest {
-            group: target.group,
-            target_replica: target.replica,
-            kind,
-            payload,
-        };
-        let request = self.peers.request(message, Some(timeout));
-        let peers = self.peers.clone();
-        async move {
-            let (mut client, node) = client?;
-            let reply = tokio::time::timeout(timeout, client.control(request))
-                .await
-                .map_err(|_| NetworkError::Timeout(timeout))?
-                .map_err(failed)?;
-            peers.answered(node);
-            Ok(reply.into_inner().payload)
-        }
-        .boxed()
+        let node = self.node_of(target);
+        let controls = self.controls.clone();
+        async move { controls.send(node?, target, kind, payload, timeout).await }.boxed()
     }
 
     fn snapshot(
@@ -142,7 +96,9 @@ impl Network for Transport {
         header: Bytes,
         frames: BoxStream<'static, Bytes>,
     ) -> BoxFuture<'static, Result<Bytes, NetworkError>> {
-        let client = self.client(target, Purpose::Snapshot);
+        let channel = self
+            .node_of(target)
+            .and_then(|node| self.peers.channel(node, Purpose::Snapshot).map_err(failed));
         let first = SnapshotFrame {
             group: target.group,
             target_replica: target.replica,
@@ -159,7 +115,7 @@ impl Network for Transport {
         let request = self.peers.request(Messages(all), None);
         async move {
             // raft-log bounds the transfer: by progress while it runs, by time while it is installed.
-            let (mut client, _) = client?;
+            let mut client = RaftClient::new(channel?).max_encoding_message_size(MAX_MESSAGE_BYTES);
             Ok(client
                 .snapshot(request)
                 .await
@@ -182,7 +138,7 @@ impl<T> Stream for Messages<T> {
     }
 }
 
-fn failed(status: Status) -> NetworkError {
+pub(super) fn failed(status: Status) -> NetworkError {
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => {
             NetworkError::Unreachable(status.message().to_string())
