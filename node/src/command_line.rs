@@ -47,10 +47,20 @@ enum Command {
     RaftLog(cli::raft_log::RaftLogArgs),
 }
 
+/// Half of the cores. A write is many small tasks that wake each other, which is dear across threads; what is
+/// long has threads of its own, and the log writer another.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// Reads the command line, does what it says, and gives the process's exit code.
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(workers());
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: can't start: {error}");

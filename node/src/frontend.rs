@@ -19,6 +19,22 @@ use crate::write::{RateLimits, WriteOutcome, WritePath};
 const POOLED: usize = 16;
 const POOLED_BYTES: usize = 8 << 20;
 
+/// Compressed bodies of at least this size are decoded where nobody waits: some milliseconds.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+
+/// Runs `work` here, but if it is `long`, lets another thread take over the tasks of this worker meanwhile:
+/// heartbeats are among them.
+pub(crate) fn off_worker<T>(long: bool, work: impl FnOnce() -> T) -> T {
+    let handle = tokio::runtime::Handle::try_current();
+    let many = |handle: tokio::runtime::Handle| {
+        handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+    };
+    match long && handle.is_ok_and(many) {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
+}
+
 /// Takes writes from every protocol.
 pub struct WriteFrontend {
     path: WritePath,
@@ -118,7 +134,10 @@ impl WriteFrontend {
         } = request;
         self.shed()?;
         let mut batch = self.batch();
-        let decoded = decode_snappy_write_request(&body, &self.decode_limits(&caller.tenant), &mut batch);
+        let limits = self.decode_limits(&caller.tenant);
+        let decoded = off_worker(body.len() >= LARGE_BODY_BYTES, || {
+            decode_snappy_write_request(&body, &limits, &mut batch)
+        });
         drop(body);
         if let Err(e) = decoded {
             self.recycle(batch);

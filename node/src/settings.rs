@@ -99,8 +99,7 @@ impl BatchLimits {
     pub fn new(config: &WriteConfig) -> BatchLimits {
         BatchLimits {
             bytes: usize::try_from(config.batch_bytes.0).unwrap_or(usize::MAX),
-            linger_min: config.linger_min,
-            linger_max: config.linger_max,
+            linger: config.linger,
             in_flight: ENTRIES_IN_FLIGHT,
             queue: QUEUED_PARTS,
         }

@@ -310,6 +310,10 @@ fn arguments(id: u64, ids: &[u64], names: &Names, options: &BedOptions) -> Vec<S
         ("insecure".to_owned(), "true".to_owned()),
     ];
     let given = |key: &str| options.settings.iter().any(|(name, _)| name == key);
+    // So that the few targets of a test reach every shard.
+    if !given("spread") {
+        settings.push(("spread".to_owned(), "8".to_owned()));
+    }
     if !given("replication_factor") {
         settings.push(("replication_factor".to_owned(), ids.len().min(3).to_string()));
     }

@@ -124,7 +124,7 @@ impl Scenario {
         match self {
             // An entry for each request, so that the log soon is longer than what a purge keeps of it.
             Scenario::WipedDisk | Scenario::CrashInInstall => {
-                settings.extend([("flush.interval", "1s"), ("write.linger_max", "1ms")]);
+                settings.extend([("flush.interval", "1s"), ("write.linger", "1ms")]);
             }
             Scenario::KillAfterFlush | Scenario::CrashInFlush => settings.push(("flush.interval", "1s")),
             // A lease that outlasts the restart of a process.

@@ -293,12 +293,7 @@ impl Checker<'_> {
     fn write(&mut self, config: &Config) {
         let write = &config.write;
         self.ordered(
-            ("write.linger_min", &write.linger_min),
-            ("write.linger_max", &write.linger_max),
-            false,
-        );
-        self.ordered(
-            ("write.linger_max", &write.linger_max),
+            ("write.linger", &write.linger),
             ("write.request_timeout", &write.request_timeout),
             true,
         );

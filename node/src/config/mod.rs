@@ -62,8 +62,9 @@ section! {
         pub shards: u32 = 8,
         /// Copies of every sample. A write is acknowledged once a majority of them is on disk.
         pub replication_factor: u32 = 3,
-        /// Over how many shards one target's metrics may spread. Fixed when the cluster is formed.
-        pub spread: u32 = 8,
+        /// Over how many shards one target's metrics may spread: more for a single target with millions of
+        /// series. Fixed when the cluster is formed.
+        pub spread: u32 = 1,
         /// Allows listening beyond this machine although nothing is encrypted or authenticated yet.
         pub insecure: bool = false,
         /// Allows the deletion of series, over HTTP as in Prometheus (`/api/v1/admin/tsdb/`) and over gRPC.
@@ -133,11 +134,9 @@ section! {
         pub read_body_timeout: Duration = Duration::from_secs(10),
         /// Size at which a leader closes a batch and proposes it.
         pub batch_bytes: ByteSize = ByteSize(256 << 10),
-        /// How long a write waits for company at its leader while nothing of the shard is in flight.
-        pub linger_min: Duration = Duration::from_millis(1),
-        /// How long the next batch gathers while earlier ones are in flight: a round costs the same for
-        /// many samples as for few.
-        pub linger_max: Duration = Duration::from_millis(20),
+        /// How often leaders close their batches and propose them, all shards together. A round costs the
+        /// same for many samples as for few, and a write waits half of this for company on average.
+        pub linger: Duration = Duration::from_millis(10),
     }
 }
 

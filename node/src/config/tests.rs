@@ -70,7 +70,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     assert_eq!(config.http_listen.port(), 1);
     assert_eq!(config.write.balance, Balance::Weighted);
     assert_eq!(config.read.lookback, Duration::from_secs(60));
-    assert_eq!(config.spread, 8);
+    assert_eq!(config.spread, 1);
     assert_eq!(
         loaded.origins.get("shards"),
         Some(&Origin::Flag("--shards".into()))
@@ -140,7 +140,7 @@ peers:
     port: 5
 write:
   balance: fair
-  linger_min: 30ms
+  linger: 30s
   max_request_bytes: 32 apples
 raft: fast
 limits:
@@ -157,7 +157,7 @@ limits:
             "q.yaml:9:5: peers[1].grpc: missing, expected an address that others can dial, like quorate-1.example.com:7401 or 10.0.0.1:7401",
             "q.yaml:12:5: peers[2].port: unknown key, expected id, grpc, http, zone or weight",
             "q.yaml:14:12: write.balance: expected round_robin or weighted, found `fair`",
-            "q.yaml:15:3: write.linger_min: expected write.linger_min to be at most write.linger_max, found 30ms (q.yaml:15:3) and 20ms (default)",
+            "q.yaml:15:3: write.linger: expected write.linger to be less than write.request_timeout, found 30s (q.yaml:15:3) and 10s (default)",
             "q.yaml:16:22: write.max_request_bytes: expected a size like 64MiB, 1GiB or 500MB, found `32 apples`",
             "q.yaml:17:7: raft: expected a mapping of keys, found a single value",
             "q.yaml:19:3: limits.retention: expected at least 1h, found 10m",
@@ -446,7 +446,7 @@ fn flags_reach_their_keys() {
         "--config",
         "x.yaml",
         "--node-id=3",
-        "--write-linger-max",
+        "--write-linger",
         "5ms",
         "--insecure",
         "--peers",
@@ -464,7 +464,7 @@ fn flags_reach_their_keys() {
             ("insecure", "true"),
             ("node_id", "3"),
             ("peers", "1=a:1"),
-            ("write.linger_max", "5ms")
+            ("write.linger", "5ms")
         ]
     );
     assert_eq!(args.config.as_deref(), Some(std::path::Path::new("x.yaml")));

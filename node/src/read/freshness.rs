@@ -12,7 +12,11 @@ use super::index::ReadIndexes;
 use crate::shards::Shards;
 
 /// How often the leaders are asked.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How often while nobody wants to know: each question makes every leader hear its followers.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// After how long without a question that is so.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Poll {
@@ -53,12 +57,15 @@ impl ShardPolls {
 #[derive(Default)]
 pub struct Freshness {
     polls: RwLock<BTreeMap<u32, ShardPolls>>,
+    /// When somebody last wanted to know.
+    asked: RwLock<Option<Instant>>,
 }
 
 impl Freshness {
     /// Every write acknowledged longer ago than this is visible in the local replica of `shard`,
     /// which has applied `applied`. `None`: not known, as the leader was not heard of yet.
     pub fn age(&self, shard: u32, applied: u64) -> Option<Duration> {
+        *self.asked.write() = Some(Instant::now());
         let mut polls = *self.polls.read().get(&shard)?;
         polls.settle(applied);
         polls.reached.map(|poll| poll.sent.elapsed())
@@ -73,12 +80,20 @@ impl Freshness {
     ) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             let sent = Instant::now();
+            let idle = self.asked.read().is_none_or(|asked| sent - asked >= IDLE_AFTER);
+            // A tick may come a little early.
+            let soon = |last: Instant| sent - last < IDLE_POLL_INTERVAL - POLL_INTERVAL / 2;
+            if idle && last.is_some_and(soon) {
+                continue;
+            }
+            last = Some(sent);
             let wanted: Vec<u32> = shards.all().iter().map(|r| r.id()).collect();
             let (found, _) = indexes.try_once(&wanted, POLL_INTERVAL * 2).await;
             let mut polls = self.polls.write();
