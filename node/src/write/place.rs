@@ -69,6 +69,7 @@ impl Placer<'_> {
         let mut request = PlacedRequest::default();
         // Shards are few and numbered from 1: position + 1 in `parts`, 0 for none yet.
         let mut part_of: Vec<usize> = Vec::new();
+        let mut cached = self.cache.look_up();
         let salt = self.hasher.hash(self.tenant.as_bytes());
         let mut canonical = Vec::new();
         for (position, series) in (0u32..).zip(batch.iter()) {
@@ -77,10 +78,15 @@ impl Placer<'_> {
                 continue;
             }
             let key = self.hasher.hash(series.raw_labels()) ^ salt;
-            let (shard, id) = match self.cache.get(key) {
+            let (shard, id) = match cached.get(key) {
                 Some(known) => (known.shard, Some(known.id)),
-                None => match self.look_up(&series, key, &mut canonical) {
-                    Ok(found) => found,
+                None => match self.look_up(&series, &mut canonical) {
+                    Ok((shard, id)) => {
+                        if let Some(id) = id {
+                            cached.learn(key, KnownSeries { shard, id });
+                        }
+                        (shard, id)
+                    }
                     Err(e) => {
                         let samples = series.timestamps().len() as u64;
                         refuse(&mut request.refused, e.reason.as_str(), samples, || e.detail);
@@ -103,6 +109,8 @@ impl Placer<'_> {
             };
             part.series.push(Placed { position, key, name });
         }
+        let learnt = cached.finish();
+        self.cache.insert(learnt);
         request
     }
 
@@ -141,7 +149,6 @@ impl Placer<'_> {
     fn look_up(
         &self,
         series: &quorate_ingest::SeriesRef<'_>,
-        key: u128,
         canonical: &mut Vec<u8>,
     ) -> Result<(u32, Option<u64>), SeriesError> {
         let labels = series.canonicalize(self.limits, canonical)?;
@@ -158,9 +165,6 @@ impl Placer<'_> {
         let shard = ring.shard_of_key(hash);
         let local = self.shards.get(shard);
         let id = local.and_then(|r| r.storage().find_series(self.tenant, labels.as_bytes()));
-        if let Some(id) = id {
-            self.cache.insert(key, KnownSeries { shard, id });
-        }
         Ok((shard, id))
     }
 
@@ -329,7 +333,7 @@ mod tests {
             shard: first.shard,
             id: 42,
         };
-        bench.cache.insert(first.series[0].key, known);
+        bench.cache.insert([(first.series[0].key, known)]);
         let second = placer.place(&request).parts.remove(0);
         assert_eq!(
             (second.shard, second.series[0].name),
@@ -346,13 +350,11 @@ mod tests {
         let bench = Bench::new();
         let request = batch(&[vec![("__name__", "up")]]);
         let part = bench.placer("t").place(&request).parts.remove(0);
-        bench.cache.insert(
-            part.series[0].key,
-            KnownSeries {
-                shard: part.shard,
-                id: 42,
-            },
-        );
+        let known = KnownSeries {
+            shard: part.shard,
+            id: 42,
+        };
+        bench.cache.insert([(part.series[0].key, known)]);
         let other = bench.placer("u").place(&request).parts.remove(0);
         assert_eq!(other.series[0].name, Name::New(0));
     }

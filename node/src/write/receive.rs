@@ -15,6 +15,7 @@ use super::series_cache::{KnownSeries, SeriesCache};
 use super::{Committed, ShardCommands};
 use crate::api::{ApiError, Refused, WriteReport, limit_behind};
 use crate::cluster::{CurrentView, View};
+use crate::frontend::off_worker;
 use crate::shards::Shards;
 
 /// First and longest wait between two tries of a part.
@@ -26,6 +27,9 @@ const HANDED_OVER_WITHIN: Duration = Duration::from_secs(3);
 /// Rounds of "send labels": one for stale ids, one more for ids retired meanwhile, and some for quotas of
 /// series that others use up meanwhile.
 const LABEL_ROUNDS: u32 = 6;
+
+/// Batches of at least so many samples are placed where nobody waits: some milliseconds.
+const LARGE_BATCH_SAMPLES: usize = 50_000;
 
 /// Where a part was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,9 @@ pub struct WriteOutcome {
     /// Set when some part is not resolved; sending all again is harmless.
     pub failure: Option<ApiError>,
 }
+
+/// New series: position in the request, key in the cache, and what the shard said.
+type Learnt = Vec<(u32, u128, KnownSeries)>;
 
 /// The receiving side of every write frontend.
 pub struct WritePath {
@@ -132,7 +139,7 @@ impl WritePath {
             limits: &limits,
             tenant,
         };
-        let placed = placer.place(batch);
+        let placed = off_worker(batch.samples() >= LARGE_BATCH_SAMPLES, || placer.place(batch));
         let mut outcome = WriteOutcome::default();
         outcome.report.rejections = placed.refused;
         for refused in &mut outcome.report.rejections {
@@ -142,9 +149,15 @@ impl WritePath {
             .parts
             .into_iter()
             .map(|part| self.resolve(&placer, batch, part, deadline));
-        for part in futures_util::future::join_all(parts).await {
+        let mut learnt = Learnt::new();
+        for (part, given) in futures_util::future::join_all(parts).await {
             outcome.add(part);
+            learnt.extend(given);
         }
+        // In the order in which they will come again.
+        learnt.sort_unstable_by_key(|(position, _, _)| *position);
+        self.cache
+            .insert(learnt.into_iter().map(|(_, key, known)| (key, known)));
         if mutant!("partial_acked_whole") && !outcome.receipts.is_empty() {
             outcome.failure = None;
         }
@@ -158,8 +171,8 @@ impl WritePath {
         batch: &Batch,
         mut part: ShardPart,
         deadline: Instant,
-    ) -> WriteOutcome {
-        let mut outcome = WriteOutcome::default();
+    ) -> (WriteOutcome, Learnt) {
+        let (mut outcome, mut learnt) = (WriteOutcome::default(), Learnt::new());
         for _ in 0..LABEL_ROUNDS {
             let (shard, samples) = (part.shard, part.builder.samples());
             let committed = match self
@@ -169,10 +182,10 @@ impl WritePath {
                 Ok(committed) => committed,
                 Err(e) => {
                     outcome.failure = Some(e);
-                    return outcome;
+                    return (outcome, learnt);
                 }
             };
-            self.learn(shard, &part.series, &committed.outcome);
+            learnt.extend(learn(shard, &part.series, &committed.outcome));
             outcome.receipts.push(Receipt {
                 shard,
                 epoch: placer.view.ring.epoch(),
@@ -189,7 +202,7 @@ impl WritePath {
                 Ok(more) => more,
                 Err(e) => {
                     outcome.failure = Some(e);
-                    return outcome;
+                    return (outcome, learnt);
                 }
             };
             for mut rejection in committed.outcome.rejections {
@@ -207,7 +220,7 @@ impl WritePath {
             }
             let unknown = &committed.outcome.unknown_ids;
             if unknown.is_empty() && !more_quota {
-                return outcome;
+                return (outcome, learnt);
             }
             let again: Vec<Placed> = part
                 .series
@@ -224,7 +237,7 @@ impl WritePath {
         let shard = part.shard;
         let what = format!("shard {shard} asked for labels {LABEL_ROUNDS} times; retry");
         outcome.failure = Some(ApiError::new(ErrorCode::Overloaded, what));
-        outcome
+        (outcome, learnt)
     }
 
     /// Whether series that the tenant had no quota for can be registered now, because there is more of it.
@@ -249,21 +262,6 @@ impl WritePath {
         self.commands
             .raise_quota(shard, placer.tenant, wanted, deadline)
             .await
-    }
-
-    /// Takes over the ids that the shard gave to new series.
-    fn learn(&self, shard: u32, series: &[Placed], outcome: &PartOutcome) {
-        if outcome.new_ids.is_empty() {
-            return;
-        }
-        for one in series {
-            if let Name::New(ordinal) = one.name
-                && let Some(&id) = outcome.new_ids.get(ordinal as usize)
-                && id != u64::MAX
-            {
-                self.cache.insert(one.key, KnownSeries { shard, id });
-            }
-        }
     }
 
     /// Gets a part committed by whoever leads, through changes of leadership, until the deadline.
@@ -371,6 +369,19 @@ fn how_to_raise(name: &str, limit: u64, tenant: &str) -> String {
         "; the limit of all shards together is {name}={limit}; to raise it: \
          quorate cluster limits set {name}=N --for {tenant}"
     )
+}
+
+/// The ids that the shard gave to new series, with their positions in the request.
+fn learn<'a>(
+    shard: u32,
+    series: &'a [Placed],
+    outcome: &'a PartOutcome,
+) -> impl Iterator<Item = (u32, u128, KnownSeries)> + 'a {
+    series.iter().filter_map(move |one| {
+        let Name::New(ordinal) = one.name else { return None };
+        let id = *outcome.new_ids.get(ordinal as usize)?;
+        (id != u64::MAX).then_some((one.position, one.key, KnownSeries { shard, id }))
+    })
 }
 
 /// Leadership moves within a second or so, also away from nodes that may not lead; overload does not
