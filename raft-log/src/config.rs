@@ -226,6 +226,9 @@ impl GroupConfig {
             enable_pre_vote: Some(true),
             // A restarted leader must not resume without an election: its lease is gone.
             enable_leader_restore: Some(false),
+            // A replica whose disk lost what it had synced gets it again. Refused, it would stay behind for as long
+            // as its leader leads, and nobody would know that there is a copy less.
+            allow_log_reversion: Some(true),
             ..openraft::Config::default()
         };
         config

@@ -205,6 +205,41 @@ async fn a_log_that_contradicts_an_installed_snapshot_is_dropped_at_open() {
     cluster.shutdown().await;
 }
 
+/// A disk lost what it had synced, as with a torn write-ahead log, and nothing is proposed afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lost_acknowledged_entries_gets_them_again() {
+    let (mut cluster, leader) = Cluster::<Rt>::formed(3, THREAD).await;
+    cluster.commit("one").await;
+    cluster.commit("two").await;
+    cluster.converge(&[1, 2, 3]).await;
+    let torn = cluster.others(leader)[0];
+    let last = cluster.group(torn).status().last_log.unwrap();
+    let all = |s: &GroupStatus| s.matched.values().all(|m| *m == Some(last));
+    let group = cluster.group(leader);
+    group.wait_for("all acknowledged", LIMIT, all).await.unwrap();
+    cluster.power_cut(torn, 0).await;
+    let log = LogKey {
+        group: group.group(),
+        replica: cluster.replica(torn),
+    };
+    let device = cluster.disk(torn).mount();
+    let kept = device
+        .recover(log)
+        .unwrap()
+        .committed
+        .filter(|at| at.index < last);
+    device
+        .write(
+            &[DeviceOp::Truncate(log, last), DeviceOp::Committed(log, kept)],
+            true,
+        )
+        .unwrap();
+    cluster.start(torn).await;
+    assert_eq!(cluster.converge(&[1, 2, 3]).await, ["one", "two"]);
+    assert_eq!(cluster.leader().await, leader, "not because another leads now");
+    cluster.shutdown().await;
+}
+
 /// RFT-7
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_behind_a_snapshot_is_kept_while_it_travels() {
