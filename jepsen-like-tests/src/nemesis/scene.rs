@@ -54,7 +54,7 @@ pub struct Scene<'a> {
 pub enum Started {
     /// The node is ready.
     Ready,
-    /// The process ended and said why.
+    /// The process ended and said why, or said that its data is damaged, and was ended.
     Refused(String),
 }
 
@@ -200,11 +200,21 @@ impl<'a> Scene<'a> {
                 return Ok(Started::Refused(exit));
             }
             let answer = http.get("/-/ready")?;
-            ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+            let text = answer.text();
+            // Some of its shards may be sound, so the node goes on, and says what its operator has to do.
+            if answer.status == 503 && text.contains("is damaged") {
+                return Ok(Started::Refused(text));
+            }
+            ensure!(answer.status == 200, "{}: {text}", answer.status);
             Ok(Started::Ready)
         })?;
-        if started == Started::Ready {
-            self.must_be_up(&[id]);
+        match &started {
+            Started::Ready => self.must_be_up(&[id]),
+            Started::Refused(_) if self.bed.is_running(id) => {
+                self.will_be_down(&[id]);
+                self.bed.kill(id)?;
+            }
+            Started::Refused(_) => {}
         }
         Ok(started)
     }
