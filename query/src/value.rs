@@ -1,8 +1,9 @@
 //! What an evaluation takes and gives: options, values, annotations and errors.
 
 use std::fmt;
+use std::sync::Arc;
 
-use quorate_storage::Labels;
+use quorate_storage::{Histogram, Labels};
 
 use crate::ast::Span;
 use crate::source::SourceError;
@@ -171,8 +172,10 @@ pub struct VectorSample {
     pub labels: Labels,
     /// Unix milliseconds.
     pub timestamp_ms: i64,
-    /// The value.
+    /// The value; of a histogram its sum.
     pub value: f64,
+    /// The value, if it is a histogram.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// A series of a range vector.
@@ -182,8 +185,10 @@ pub struct MatrixSeries {
     pub labels: Labels,
     /// Unix milliseconds, strictly ascending.
     pub timestamps_ms: Vec<i64>,
-    /// One value for each timestamp.
+    /// One value for each timestamp; of a histogram its sum.
     pub values: Vec<f64>,
+    /// The samples that are histograms, each with its index in the other two, ascending.
+    pub histograms: Vec<(usize, Arc<Histogram>)>,
 }
 
 /// What a query evaluates to.

@@ -290,11 +290,13 @@ mod tests {
             labels: labels(&[("__name__", "up"), ("job", "a\"\\\n\u{1}ü<")]),
             timestamp_ms: 1_500,
             value: 1e-7,
+            histogram: None,
         };
         let sum = VectorSample {
             labels: labels(&[]),
             timestamp_ms: 2_000,
             value: f64::NAN,
+            histogram: None,
         };
         assert_eq!(
             text(Data::Value(Value::Vector(vec![up, sum])), &[], &[]),
@@ -312,11 +314,13 @@ mod tests {
             labels: labels(&[("a", "b")]),
             timestamps_ms: vec![1_000, 2_001],
             values: vec![1.0, f64::INFINITY],
+            histograms: Vec::new(),
         };
         let two = MatrixSeries {
             labels: labels(&[("a", "c")]),
             timestamps_ms: vec![3_000],
             values: vec![-0.5],
+            histograms: Vec::new(),
         };
         assert_eq!(
             text(Data::Value(Value::Matrix(vec![one, two])), &[], &[]),
@@ -377,6 +381,7 @@ mod tests {
             labels: labels(&[("a", "b")]),
             timestamps_ms: (0..points).collect(),
             values: (0..points).map(|point| point as f64).collect(),
+            histograms: Vec::new(),
         };
         let pieces: Vec<String> = Success::new(Data::Value(Value::Matrix(vec![series])), &[], &[]).collect();
         assert!(pieces.len() > 10);

@@ -647,6 +647,7 @@ fn limits_truncate_with_a_warning() {
         labels: Labels::empty(),
         timestamp_ms: 0,
         value,
+        histogram: None,
     };
     *server.fake.query_outcome.lock() = Some(Ok(Value::Vector(vec![sample(1.0), sample(2.0)])));
     let reply = server.get("/api/v1/query?query=up&limit=1");
@@ -682,6 +683,7 @@ fn answers_are_compressed_when_asked() {
         labels: Labels::from_pairs([("a", "b".repeat(5_000).as_str())]).unwrap(),
         timestamp_ms: 0,
         value: 1.0,
+        histogram: None,
     };
     *server.fake.query_outcome.lock() = Some(Ok(Value::Vector(vec![sample])));
     let request = "GET /api/v1/query?query=up HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept-encoding: gzip\r\n\r\n";

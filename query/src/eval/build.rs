@@ -1,8 +1,10 @@
 //! From an expression to the vector it gives.
 
+use quorate_storage::Histogram;
+
 use super::aggregate;
 use super::binary;
-use super::column::Column;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::functions;
 use super::grid::Grid;
@@ -73,6 +75,25 @@ fn negate<'q>(ctx: &'q Context<'q>, unary: &'q UnaryExpr, grid: Grid) -> Result<
     relabel(
         ctx,
         labels,
-        Mapped::new(columns, |column| column.map(|value| -value)),
+        Mapped::new(columns, |column: &mut Column<'q>| {
+            if !column.may_hold_histograms() {
+                column.map(|value| -value);
+                return Ok(());
+            }
+            negate_mixed(column)
+        }),
     )
+}
+
+/// Negates numbers and histograms.
+fn negate_mixed(column: &mut Column<'_>) -> Result<(), EvalError> {
+    let numbers: Vec<(usize, f64)> = column.iter().collect();
+    numbers
+        .into_iter()
+        .for_each(|(step, value)| column.set(step, -value));
+    column.map_histograms(true, |_, histogram| {
+        let mut negative = Histogram::clone(histogram);
+        negative.scale(-1.0);
+        Some(Cell::histogram(negative))
+    })
 }

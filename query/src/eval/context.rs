@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use quorate_storage::Labels;
 
 use super::memory::Memory;
-use crate::ast::{DurationValue, Span};
+use super::plan;
+use crate::ast::{DurationValue, Expr, Span, VectorSelector};
 use crate::parse::DurationContext;
 use crate::source::Source;
 use crate::value::{Annotation, EvalError, EvalOptions, EvalStats};
@@ -27,6 +28,8 @@ pub(super) struct Context<'q> {
     /// Distance of the whole query's steps, milliseconds; 0 for an instant query.
     pub(super) step_ms: i64,
     pub(super) memory: Memory,
+    /// Selectors of whose histograms only the totals are used.
+    totals_only: Vec<&'q VectorSelector>,
     work_left: Cell<u64>,
     samples_read: Cell<u64>,
     series_read: Cell<u64>,
@@ -38,6 +41,7 @@ impl<'q> Context<'q> {
     pub(super) fn new(
         source: &'q dyn Source,
         options: &'q EvalOptions<'q>,
+        expr: &'q Expr,
         (start_ms, end_ms, step_ms): (i64, i64, i64),
     ) -> Context<'q> {
         Context {
@@ -47,12 +51,20 @@ impl<'q> Context<'q> {
             end_ms,
             step_ms,
             memory: Memory::new(options.max_memory_bytes, options.max_samples),
+            totals_only: plan::of_totals_only(expr),
             work_left: Cell::new(WORK_BETWEEN_ABORT_CHECKS),
             samples_read: Cell::new(0),
             series_read: Cell::new(0),
             warnings: RefCell::default(),
             infos: RefCell::default(),
         }
+    }
+
+    /// Whether only count and sum of the selector's histograms are used.
+    pub(super) fn uses_totals_only(&self, selector: &VectorSelector) -> bool {
+        self.totals_only
+            .iter()
+            .any(|other| std::ptr::eq(*other, selector))
     }
 
     /// Counts work, in samples looked at, and asks now and then whether to stop.

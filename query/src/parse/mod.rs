@@ -6,6 +6,7 @@ mod duration_expr;
 mod expression;
 mod features;
 pub mod functions;
+mod histogram;
 mod lexer;
 mod number;
 mod parser;

@@ -3,14 +3,18 @@
 //! As Prometheus's runner does, each instant query is also asked as a range query around its time, and with every
 //! selector pinned by `@` at other times: up to twelve queries for one line of a script.
 
+mod classic;
 mod compare;
 mod error;
 mod script;
 mod variants;
 
+use std::sync::Arc;
+
 use quorate_storage::{Labels, Matcher, SampleColumns};
 
 use crate::ast::Expr;
+use crate::parse::series::{DescribedValue, SeriesDescription};
 use crate::source::Source;
 use crate::value::{EvalOptions, Evaluated, Value};
 use crate::{Features, eval_instant, eval_range, parse, parse_with};
@@ -29,7 +33,8 @@ pub trait TestStorage {
     /// Forgets all series.
     fn clear(&mut self) -> std::result::Result<(), ScriptError>;
 
-    /// Adds samples, those of each series in ascending time; a series may have been added to before.
+    /// Adds samples, those of each series in ascending time; a series may have been added to before. Histograms are
+    /// read back with the hints that [`quorate_storage::Histogram::stored_hint`] gives.
     fn append(&mut self, series: &[(Labels, SampleColumns)]) -> std::result::Result<(), ScriptError>;
 
     /// What queries read from.
@@ -88,7 +93,7 @@ pub fn run_script(
                 let selects = parse(&eval.query).is_ok_and(|expr| selects_any(&expr, &histograms));
                 outcomes.push(Outcome {
                     line: eval.line,
-                    histograms: eval.has_histograms || selects,
+                    histograms: eval.expect.has_histograms() || selects,
                     failure: run_eval(&eval, storage.source(), settings).err(),
                     query: eval.query,
                 });
@@ -98,30 +103,38 @@ pub fn run_script(
     Ok(outcomes)
 }
 
-/// The samples that a `load` adds. Series of native histograms are left out, and noted.
+/// The samples that a `load` adds. Series of native histograms are noted.
 fn samples_of(load: &Load, histograms: &mut Vec<Labels>) -> Result<Vec<(Labels, SampleColumns)>> {
     let mut loaded = Vec::new();
     for series in &load.series {
-        let pairs = series.description.labels.iter();
-        let labels = Labels::from_pairs(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
-            .context("labels of a series")?;
-        if load.with_native {
-            histograms.extend(script::native_name(&labels));
-        }
-        if series.has_histograms {
-            histograms.push(labels);
-            continue;
-        }
+        let labels = labels_of(series)?;
         let mut samples = SampleColumns::new();
         let times = (0..).map(|index: i64| index * load.step_ms);
-        for (time, value) in times.zip(&series.description.values) {
-            if let Some(value) = value {
-                samples.push(time, *value);
+        for (time, value) in times.zip(&series.values) {
+            match value {
+                Some(DescribedValue::Number(value)) => samples.push(time, *value),
+                Some(DescribedValue::Histogram { histogram, .. }) => {
+                    samples.push_histogram(time, Arc::clone(histogram));
+                }
+                None => {}
             }
         }
         loaded.push((labels, samples));
     }
+    if load.with_native {
+        loaded.extend(classic::as_native(&loaded)?);
+    }
+    let holds_histograms = loaded
+        .iter()
+        .filter(|(_, samples)| !samples.histograms.is_empty());
+    histograms.extend(holds_histograms.map(|(labels, _)| labels.clone()));
     Ok(loaded)
+}
+
+fn labels_of(series: &SeriesDescription) -> Result<Labels> {
+    let pairs = series.labels.iter();
+    Labels::from_pairs(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
+        .context("labels of a series")
 }
 
 fn selects_any(expr: &Expr, series: &[Labels]) -> bool {
@@ -157,9 +170,6 @@ fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluate
 }
 
 fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()> {
-    if eval.has_histograms {
-        bail!("native histograms are not supported");
-    }
     let parsed = parse_with(&eval.query, settings.features).map_err(ScriptError::new);
     if eval.expect.fails {
         return must_fail(eval, parsed.and_then(|expr| evaluate(&expr, source, eval.time)));

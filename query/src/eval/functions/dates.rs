@@ -120,8 +120,9 @@ pub(super) fn evaluate<'q>(
     };
     let (labels, columns) = build::vector(ctx, argument, grid)?.split();
     let labels = labels.iter().map(drop_metadata).collect();
-    let mapped = Mapped::new(columns, move |column| {
+    let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
         column.filter_map(|_, value| Some(part(Date::from_epoch_seconds(go_int64(value))) as f64));
+        Ok(())
     });
     relabel(ctx, labels, mapped)
 }

@@ -24,7 +24,7 @@ pub(super) fn text_of<'q>(argument: &'q Expr, function: &str) -> Result<&'q str,
 }
 
 /// A string argument that must be a label's name.
-fn name_of<'q>(argument: &'q Expr, what: &str, function: &str) -> Result<&'q str, EvalError> {
+pub(super) fn name_of<'q>(argument: &'q Expr, what: &str, function: &str) -> Result<&'q str, EvalError> {
     let bytes = bytes_of(argument)?;
     match std::str::from_utf8(bytes) {
         Ok(name) if !name.is_empty() => Ok(name),

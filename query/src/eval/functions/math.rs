@@ -76,6 +76,7 @@ pub(super) fn with_parameters<'q>(
                 (_, None, _) => None,
             },
         );
+        Ok(())
     });
     relabel(ctx, labels, mapped)
 }
