@@ -6,10 +6,9 @@ use quorate_storage::Labels;
 
 use super::join::{ambiguous, result_labels};
 use super::one_side::OneSide;
-use super::operation::Operation;
-use super::{build, signature};
+use super::{Operation, build, signature};
 use crate::ast::{BinaryExpr, Cardinality, VectorMatching};
-use crate::eval::column::{Bits, Cell, Column};
+use crate::eval::column::{Bits, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::memory::Charge;
@@ -38,7 +37,7 @@ pub(super) fn evaluate<'q>(
     let mut groups = Groups::new(ctx, &one, grid.count)?;
     let mut outputs = Outputs {
         ctx,
-        operation: Operation::of(ctx, expr)?,
+        operation: Operation::of(expr)?,
         matching,
         swapped,
         steps: grid.count,
@@ -59,8 +58,7 @@ pub(super) fn evaluate<'q>(
             .group_of(labels, matching)
             .map_or(&[][..], |group| one.variants(group));
         let filled_labels = signature(labels, matching);
-        for step in column.present().iter() {
-            let Some(value) = column.cell(step) else { continue };
+        for (step, value) in column.iter() {
             if matching.cardinality == Cardinality::OneToOne && groups.met[group].get(step) {
                 return Err(ambiguous(
                     "many-to-one matching must be explicit (group_left/group_right)",
@@ -68,14 +66,13 @@ pub(super) fn evaluate<'q>(
             }
             let partner = partners
                 .iter()
-                .find_map(|variant| Some((one.variant_labels(*variant), one.column(*variant).cell(step)?)));
-            let Some((one_labels, one_value)) =
-                partner.or(one_fill.map(|fill| (&filled_labels, Cell::Number(fill))))
+                .find_map(|variant| Some((one.variant_labels(*variant), one.column(*variant).get(step)?)));
+            let Some((one_labels, one_value)) = partner.or(one_fill.map(|fill| (&filled_labels, fill)))
             else {
                 continue;
             };
             groups.met[group].set(step);
-            outputs.add(step, group, (labels, &value), (one_labels, &one_value))?;
+            outputs.add(step, group, (labels, value), (one_labels, one_value))?;
         }
     }
     if let Some(fill) = many_fill {
@@ -84,11 +81,9 @@ pub(super) fn evaluate<'q>(
                 ctx.work(grid.count)?;
                 let one_labels = one.variant_labels(*variant);
                 let filled_labels = signature(one_labels, matching);
-                let column = one.column(*variant);
-                for step in column.present().iter() {
-                    if let (false, Some(value)) = (groups.met[group].get(step), column.cell(step)) {
-                        let fill = Cell::Number(fill);
-                        outputs.add(step, group, (&filled_labels, &fill), (one_labels, &value))?;
+                for (step, value) in one.column(*variant).iter() {
+                    if !groups.met[group].get(step) {
+                        outputs.add(step, group, (&filled_labels, fill), (one_labels, value))?;
                     }
                 }
             }
@@ -141,7 +136,7 @@ impl<'q> Groups<'q> {
 /// The results so far.
 struct Outputs<'q> {
     ctx: &'q Context<'q>,
-    operation: Operation<'q>,
+    operation: Operation,
     matching: &'q VectorMatching,
     swapped: bool,
     steps: usize,
@@ -159,8 +154,8 @@ impl Outputs<'_> {
         &mut self,
         step: usize,
         group: usize,
-        (many_labels, many): (&Labels, &Cell),
-        (one_labels, one): (&Labels, &Cell),
+        (many_labels, many): (&Labels, f64),
+        (one_labels, one): (&Labels, f64),
     ) -> Result<(), EvalError> {
         let labels = result_labels(many_labels, one_labels, self.operation, self.matching);
         let steps = self.steps;
@@ -186,11 +181,11 @@ impl Outputs<'_> {
             matched.set(step);
         }
         let (lhs, rhs) = if self.swapped { (one, many) } else { (many, one) };
-        if let Some(value) = self.operation.apply_cells(lhs, rhs) {
+        if let Some(value) = self.operation.apply(lhs, rhs) {
             if self.columns[id].present().get(step) {
                 return Err(duplicate_labels());
             }
-            self.columns[id].set_cell(step, value)?;
+            self.columns[id].set(step, value);
         }
         Ok(())
     }
