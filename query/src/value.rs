@@ -1,8 +1,9 @@
 //! What an evaluation takes and gives: options, values, annotations and errors.
 
 use std::fmt;
+use std::sync::Arc;
 
-use quorate_storage::Labels;
+use quorate_storage::{Histogram, Labels};
 
 use crate::ast::Span;
 use crate::source::SourceError;
@@ -21,8 +22,6 @@ pub struct EvalOptions<'a> {
     pub max_samples: u64,
     /// The most bytes of samples, labels and state held in memory at once.
     pub max_memory_bytes: u64,
-    /// Drop metric names from the final result instead of from the results of functions and operators.
-    pub delayed_name_removal: bool,
     /// The most steps of the query and of each subquery in it.
     pub max_steps: u64,
     /// Asked every few thousand samples; an answer ends the evaluation with [`EvalError::Aborted`].
@@ -36,7 +35,6 @@ impl Default for EvalOptions<'_> {
             default_subquery_step_ms: 60_000,
             max_samples: 50_000_000,
             max_memory_bytes: 1 << 30,
-            delayed_name_removal: false,
             max_steps: 1_000_000,
             abort: &|| None,
         }
@@ -174,8 +172,10 @@ pub struct VectorSample {
     pub labels: Labels,
     /// Unix milliseconds.
     pub timestamp_ms: i64,
-    /// The value.
+    /// The value; of a histogram its sum.
     pub value: f64,
+    /// The value, if it is a histogram.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// A series of a range vector.
@@ -185,8 +185,10 @@ pub struct MatrixSeries {
     pub labels: Labels,
     /// Unix milliseconds, strictly ascending.
     pub timestamps_ms: Vec<i64>,
-    /// One value for each timestamp.
+    /// One value for each timestamp; of a histogram its sum.
     pub values: Vec<f64>,
+    /// The samples that are histograms, each with its index in the other two, ascending.
+    pub histograms: Vec<(usize, Arc<Histogram>)>,
 }
 
 /// What a query evaluates to.

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use quorate_query::ast::ValueType;
 use quorate_query::value::{Abort, EvalError, EvalOptions, LimitKind, Value};
 use quorate_query::{SampleColumns, SelectRequest, SeriesCursor, Source, SourceError};
 use quorate_query::{eval_instant, eval_range, parse};
@@ -220,32 +221,52 @@ fn the_source_s_error_comes_through() {
 }
 
 #[test]
-fn what_is_not_evaluated_is_named() {
-    let query = "histogram_quantiles(m, \"q\", 0.1, 0.2)";
-    let error = range(query, &Generated::new(1), &EvalOptions::default()).unwrap_err();
-    assert!(matches!(error, EvalError::Unsupported { .. }), "{error}");
-    assert!(error.to_string().contains("histogram_quantiles()"), "{error}");
+fn every_function_is_evaluated() {
+    for function in quorate_query::parse::functions::FUNCTIONS {
+        let args = function.arg_types.iter().map(|kind| match kind {
+            ValueType::Matrix => "m[5m]",
+            ValueType::Vector => "m",
+            ValueType::Scalar => "0.5",
+            ValueType::String => "\"q\"",
+        });
+        let query = match function.name {
+            "info" => r#"info(m, {i="0"})"#.to_owned(),
+            name => format!("{name}({})", args.collect::<Vec<_>>().join(", ")),
+        };
+        let expr = parse(&query).unwrap_or_else(|error| panic!("{query}: {error}"));
+        let result = eval_instant(&expr, &Generated::new(1), 1_000_000, &EvalOptions::default());
+        assert!(
+            !matches!(result, Err(EvalError::Unsupported { .. })),
+            "{query}: {result:?}"
+        );
+    }
 }
 
 #[test]
 fn an_expression_of_the_greatest_height_fits_a_small_stack() {
-    let evaluate = || {
-        let height = quorate_query::eval::MAX_HEIGHT;
-        let chain = vec!["m"; height].join(" + ");
-        let nested = format!("{}m{}", "abs(".repeat(height - 1), ")".repeat(height - 1));
-        let minuses = format!("{}m", "-".repeat(height - 1));
-        let subqueries = (1..height / 2).fold("m".to_owned(), |inner, _| {
-            format!("max_over_time({inner}[1m:1m])")
-        });
-        for query in [chain, nested, minuses, subqueries] {
+    let height = quorate_query::eval::MAX_HEIGHT;
+    let nested = |open: &str, close: &str, levels: usize| {
+        let (open, close) = (open.repeat(levels), close.repeat(levels));
+        format!("{open}m{close}")
+    };
+    let queries = [
+        ("chain", vec!["m"; height].join(" + ")),
+        ("nested", nested("abs(", ")", height - 1)),
+        ("minuses", nested("-", "", height - 1)),
+        ("subqueries", nested("max_over_time(", "[1m:1m])", height / 2 - 1)),
+        ("sums", nested("sum(", ")", height - 1)),
+        ("counts", nested("histogram_count(", ")", height - 1)),
+    ];
+    for (name, query) in queries {
+        let evaluate = move || {
             let expr = parse(&query).unwrap();
             eval_instant(&expr, &Generated::new(1), 1_000_000, &EvalOptions::default()).unwrap();
-        }
-    };
-    std::thread::Builder::new()
-        .stack_size(1280 << 10)
-        .spawn(evaluate)
-        .unwrap()
-        .join()
-        .unwrap();
+        };
+        // If it overflows, the process ends with the thread's name.
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(1280 << 10)
+            .spawn(evaluate);
+        thread.unwrap().join().unwrap();
+    }
 }

@@ -29,8 +29,6 @@ pub(super) enum Data {
 #[derive(Debug)]
 pub(super) struct Success {
     data: Data,
-    /// JSON beside a query's result.
-    stats: Option<String>,
     tail: String,
     state: State,
 }
@@ -64,24 +62,9 @@ impl Success {
         tail.push('}');
         Success {
             data,
-            stats: None,
             tail,
             state: State::Start,
         }
-    }
-
-    /// The same with what the query cost, as JSON.
-    pub(super) fn with_stats(self, stats: Option<String>) -> Success {
-        Success { stats, ..self }
-    }
-
-    /// Closes the object around a query's result.
-    fn close_result(&self, out: &mut String) {
-        if let Some(stats) = &self.stats {
-            out.push_str(",\"stats\":");
-            out.push_str(stats);
-        }
-        out.push('}');
     }
 
     /// Opens `data`.
@@ -95,8 +78,7 @@ impl Success {
                 push_float_timestamp(out, *timestamp_ms);
                 out.push_str(",\"");
                 push_decimal(out, *value);
-                out.push_str("\"]");
-                self.close_result(out);
+                out.push_str("\"]}");
                 return State::Tail;
             }
             Data::Value(Value::String { timestamp_ms, value }) => {
@@ -104,8 +86,7 @@ impl Success {
                 push_float_timestamp(out, *timestamp_ms);
                 out.push(',');
                 push_string(out, value);
-                out.push(']');
-                self.close_result(out);
+                out.push_str("]}");
                 return State::Tail;
             }
             Data::Series(_) | Data::Strings(_) => {
@@ -187,10 +168,10 @@ impl Iterator for Success {
             self.state = match self.state {
                 State::Start => self.start(&mut out),
                 State::Item { item, point } => self.item(&mut out, item, point).unwrap_or_else(|| {
-                    out.push(']');
-                    if matches!(self.data, Data::Value(_)) {
-                        self.close_result(&mut out);
-                    }
+                    out.push_str(match self.data {
+                        Data::Value(_) => "]}",
+                        _ => "]",
+                    });
                     State::Tail
                 }),
                 State::Tail => {
@@ -309,11 +290,13 @@ mod tests {
             labels: labels(&[("__name__", "up"), ("job", "a\"\\\n\u{1}ü<")]),
             timestamp_ms: 1_500,
             value: 1e-7,
+            histogram: None,
         };
         let sum = VectorSample {
             labels: labels(&[]),
             timestamp_ms: 2_000,
             value: f64::NAN,
+            histogram: None,
         };
         assert_eq!(
             text(Data::Value(Value::Vector(vec![up, sum])), &[], &[]),
@@ -331,11 +314,13 @@ mod tests {
             labels: labels(&[("a", "b")]),
             timestamps_ms: vec![1_000, 2_001],
             values: vec![1.0, f64::INFINITY],
+            histograms: Vec::new(),
         };
         let two = MatrixSeries {
             labels: labels(&[("a", "c")]),
             timestamps_ms: vec![3_000],
             values: vec![-0.5],
+            histograms: Vec::new(),
         };
         assert_eq!(
             text(Data::Value(Value::Matrix(vec![one, two])), &[], &[]),
@@ -396,6 +381,7 @@ mod tests {
             labels: labels(&[("a", "b")]),
             timestamps_ms: (0..points).collect(),
             values: (0..points).map(|point| point as f64).collect(),
+            histograms: Vec::new(),
         };
         let pieces: Vec<String> = Success::new(Data::Value(Value::Matrix(vec![series])), &[], &[]).collect();
         assert!(pieces.len() > 10);

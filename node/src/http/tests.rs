@@ -1,7 +1,5 @@
 //! The frontend as clients see it: real sockets, a made-up node behind the traits.
 
-mod endpoints;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -10,7 +8,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate_proto::ErrorCode;
 use quorate_query::value::{Value, VectorSample};
-use quorate_storage::{Labels, SampleColumns};
+use quorate_storage::Labels;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -67,10 +65,6 @@ impl Fake {
             warnings: vec![],
             infos: vec![],
             report,
-            cost: QueryCost {
-                samples: 12,
-                ..QueryCost::default()
-            },
         })
     }
 
@@ -121,22 +115,6 @@ impl QueryApi for Fake {
     }
     fn range(&self, caller: Caller, params: RangeParams) -> BoxFuture<'_, Result<Answer<Value>, ApiError>> {
         Box::pin(self.value(format!("{} {params:?}", caller.tenant)))
-    }
-    fn raw(&self, _: Caller, params: RawParams) -> BoxFuture<'_, Result<Answer<Vec<RawSeries>>, ApiError>> {
-        Box::pin(async move {
-            let question = format!("{:?} {} {}", params.matchers, params.start_ms, params.end_ms);
-            let mut samples = SampleColumns::new();
-            samples.push(NOW_MS - 1_000, 1.5);
-            samples.push(NOW_MS, f64::from_bits(0x7ff0_0000_0000_0002));
-            let series = |job: &str, samples: &SampleColumns| RawSeries {
-                labels: Labels::from_pairs([("__name__", "up"), ("job", job)]).unwrap(),
-                samples: samples.clone(),
-            };
-            let gone = series("a", &samples);
-            samples.timestamps.pop();
-            samples.values.pop();
-            self.asked(question, vec![gone, series("b", &samples)])
-        })
     }
     fn series(&self, _: Caller, params: MetaParams) -> BoxFuture<'_, Result<Answer<Vec<Labels>>, ApiError>> {
         let series =
@@ -669,6 +647,7 @@ fn limits_truncate_with_a_warning() {
         labels: Labels::empty(),
         timestamp_ms: 0,
         value,
+        histogram: None,
     };
     *server.fake.query_outcome.lock() = Some(Ok(Value::Vector(vec![sample(1.0), sample(2.0)])));
     let reply = server.get("/api/v1/query?query=up&limit=1");
@@ -704,6 +683,7 @@ fn answers_are_compressed_when_asked() {
         labels: Labels::from_pairs([("a", "b".repeat(5_000).as_str())]).unwrap(),
         timestamp_ms: 0,
         value: 1.0,
+        histogram: None,
     };
     *server.fake.query_outcome.lock() = Some(Ok(Value::Vector(vec![sample])));
     let request = "GET /api/v1/query?query=up HTTP/1.1\r\nhost: x\r\nconnection: close\r\naccept-encoding: gzip\r\n\r\n";

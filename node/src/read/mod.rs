@@ -5,7 +5,6 @@ mod index;
 mod local;
 mod pinning;
 mod queries;
-mod raw;
 mod reader;
 mod remote;
 mod session;

@@ -40,6 +40,148 @@ pub(super) fn bad_bucket_label(ctx: &Context<'_>, labels: &Labels, le: &str, spa
     ctx.warn(message, span);
 }
 
+/// Warns of windows that hold both histograms and numbers.
+pub(super) fn mixed_floats_histograms(ctx: &Context<'_>, name: &str, span: Span) {
+    let name = quote(name.as_bytes());
+    ctx.warn(
+        format!("encountered a mix of histograms and floats for metric name {name}"),
+        span,
+    );
+}
+
+/// Warns of an aggregation over both histograms and numbers.
+pub(super) fn mixed_floats_histograms_in_aggregation(ctx: &Context<'_>, span: Span) {
+    ctx.warn(
+        "encountered a mix of histograms and floats for aggregation".to_owned(),
+        span,
+    );
+}
+
+/// Warns of histograms with exponential and with custom buckets that should have become one.
+pub(super) fn mixed_schemas(ctx: &Context<'_>, name: &str, span: Span) {
+    let message = format!(
+        "vector contains a mix of histograms with exponential and custom buckets schemas{}",
+        for_metric(name)
+    );
+    ctx.warn(message, span);
+}
+
+/// Warns of a classic and a native histogram of the same name and labels.
+pub(super) fn mixed_classic_native(ctx: &Context<'_>, name: &str, span: Span) {
+    let message = format!(
+        "vector contains a mix of classic and native histograms{}",
+        for_metric(name)
+    );
+    ctx.warn(message, span);
+}
+
+/// Warns of a rate over gauge histograms.
+pub(super) fn not_a_counter(ctx: &Context<'_>, name: &str, span: Span) {
+    let name = quote(name.as_bytes());
+    ctx.warn(
+        format!("this native histogram metric is not a counter: {name}"),
+        span,
+    );
+}
+
+/// Warns of a delta over counter histograms.
+pub(super) fn not_a_gauge(ctx: &Context<'_>, name: &str, span: Span) {
+    let name = quote(name.as_bytes());
+    ctx.warn(
+        format!("this native histogram metric is not a gauge: {name}"),
+        span,
+    );
+}
+
+/// Tells that an aggregation left histograms out.
+pub(super) fn ignored_in_aggregation(ctx: &Context<'_>, aggregation: &str, span: Span) {
+    ctx.info(format!("ignored histogram in {aggregation} aggregation"), span);
+}
+
+/// Tells that a function left the histograms of a window with numbers out.
+pub(super) fn ignored_in_mixed_range(ctx: &Context<'_>, name: &str, span: Span) {
+    let message = format!(
+        "ignored histograms in a range containing both floats and histograms{}",
+        for_metric(name)
+    );
+    ctx.info(message, span);
+}
+
+/// What is done to histograms when something is worth telling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum HistogramOperation {
+    Addition,
+    Subtraction,
+    Aggregation,
+}
+
+impl HistogramOperation {
+    fn as_str(self) -> &'static str {
+        match self {
+            HistogramOperation::Addition => "addition",
+            HistogramOperation::Subtraction => "subtraction",
+            HistogramOperation::Aggregation => "aggregation",
+        }
+    }
+}
+
+/// Tells that histograms with different custom buckets were reduced to the bounds they share.
+pub(super) fn custom_bounds_reconciled(ctx: &Context<'_>, operation: HistogramOperation, span: Span) {
+    let operation = operation.as_str();
+    ctx.info(
+        format!("mismatched custom buckets were reconciled during {operation}"),
+        span,
+    );
+}
+
+/// Warns that of two histograms one says that there was a counter reset and one that there was none.
+pub(super) fn counter_reset_collision(ctx: &Context<'_>, operation: HistogramOperation, span: Span) {
+    let operation = operation.as_str();
+    ctx.warn(
+        format!("conflicting counter resets during histogram {operation}"),
+        span,
+    );
+}
+
+/// Tells that an operator doesn't apply to these kinds of samples, `float` or `histogram`.
+pub(super) fn incompatible_types(ctx: &Context<'_>, left: &str, operator: &str, right: &str, span: Span) {
+    let message = format!(
+        "incompatible sample types encountered for binary operator {}: {left} {operator} {right}",
+        quote(operator.as_bytes())
+    );
+    ctx.info(message, span);
+}
+
+/// Warns of an operator between histograms with exponential and with custom buckets.
+pub(super) fn incompatible_buckets(ctx: &Context<'_>, operator: &str, span: Span) {
+    ctx.warn(
+        format!("incompatible bucket layout encountered for binary operator {operator}"),
+        span,
+    );
+}
+
+/// How NaN among the observations of a histogram shows in a result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NanObservations {
+    QuantileIsNan,
+    QuantileIsSkewed,
+    LeftOutOfFractions,
+}
+
+/// Tells of NaN among the observations of a histogram.
+pub(super) fn nan_observations(ctx: &Context<'_>, effect: NanObservations, name: &str, span: Span) {
+    let what = match effect {
+        NanObservations::QuantileIsNan => "histogram_quantile has NaN observations, result is NaN",
+        NanObservations::QuantileIsSkewed => {
+            "histogram_quantile has NaN observations, result is skewed higher"
+        }
+        NanObservations::LeftOutOfFractions => {
+            "histogram_fraction has NaN observations, which are excluded from all fractions"
+        }
+    };
+    ctx.info(format!("input to {what}{}", for_metric(name)), span);
+}
+
 /// How classic histograms had to be changed to be monotonic.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct ForcedMonotonicity {

@@ -1,11 +1,14 @@
 //! From an expression to the vector it gives.
 
+use quorate_storage::Histogram;
+
 use super::aggregate;
 use super::binary;
-use super::column::Column;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::functions;
 use super::grid::Grid;
+use super::labelset::drop_metadata;
 use super::plan;
 use super::scalar::{self, Scalar};
 use super::select::{self, Take};
@@ -68,10 +71,29 @@ fn negate<'q>(ctx: &'q Context<'q>, unary: &'q UnaryExpr, grid: Grid) -> Result<
         return Ok(operand);
     }
     let (labels, columns) = operand.split();
-    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
+    let labels = labels.iter().map(drop_metadata).collect();
     relabel(
         ctx,
         labels,
-        Mapped::new(columns, |column| column.map(|value| -value)),
+        Mapped::new(columns, |column: &mut Column<'q>| {
+            if !column.may_hold_histograms() {
+                column.map(|value| -value);
+                return Ok(());
+            }
+            negate_mixed(column)
+        }),
     )
+}
+
+/// Negates numbers and histograms.
+fn negate_mixed(column: &mut Column<'_>) -> Result<(), EvalError> {
+    let numbers: Vec<(usize, f64)> = column.iter().collect();
+    numbers
+        .into_iter()
+        .for_each(|(step, value)| column.set(step, -value));
+    column.map_histograms(true, |_, histogram| {
+        let mut negative = Histogram::clone(histogram);
+        negative.scale(-1.0);
+        Some(Cell::histogram(negative))
+    })
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use quorate_storage::Labels;
 
-use super::labelset::{drop_metadata, mark_metadata};
 use super::memory::Memory;
-use crate::ast::{DurationValue, Span};
+use super::plan;
+use crate::ast::{DurationValue, Expr, Span, VectorSelector};
 use crate::parse::DurationContext;
 use crate::source::Source;
 use crate::value::{Annotation, EvalError, EvalOptions, EvalStats};
@@ -28,6 +28,8 @@ pub(super) struct Context<'q> {
     /// Distance of the whole query's steps, milliseconds; 0 for an instant query.
     pub(super) step_ms: i64,
     pub(super) memory: Memory,
+    /// Selectors of whose histograms only the totals are used.
+    totals_only: Vec<&'q VectorSelector>,
     work_left: Cell<u64>,
     samples_read: Cell<u64>,
     series_read: Cell<u64>,
@@ -39,6 +41,7 @@ impl<'q> Context<'q> {
     pub(super) fn new(
         source: &'q dyn Source,
         options: &'q EvalOptions<'q>,
+        expr: &'q Expr,
         (start_ms, end_ms, step_ms): (i64, i64, i64),
     ) -> Context<'q> {
         Context {
@@ -48,12 +51,20 @@ impl<'q> Context<'q> {
             end_ms,
             step_ms,
             memory: Memory::new(options.max_memory_bytes, options.max_samples),
+            totals_only: plan::of_totals_only(expr),
             work_left: Cell::new(WORK_BETWEEN_ABORT_CHECKS),
             samples_read: Cell::new(0),
             series_read: Cell::new(0),
             warnings: RefCell::default(),
             infos: RefCell::default(),
         }
+    }
+
+    /// Whether only count and sum of the selector's histograms are used.
+    pub(super) fn uses_totals_only(&self, selector: &VectorSelector) -> bool {
+        self.totals_only
+            .iter()
+            .any(|other| std::ptr::eq(*other, selector))
     }
 
     /// Counts work, in samples looked at, and asks now and then whether to stop.
@@ -122,15 +133,6 @@ impl<'q> Context<'q> {
                 .resolve_ms(self.durations())
                 .map_err(|error| EvalError::Execution(error.to_string()))
         })
-    }
-
-    /// Drops the metric's name, type and unit: from here on, or from the final result.
-    pub(super) fn drop_metadata(&self, labels: &Labels) -> Labels {
-        if self.options.delayed_name_removal {
-            mark_metadata(labels)
-        } else {
-            drop_metadata(labels)
-        }
     }
 
     /// What label sets take in memory.

@@ -45,6 +45,15 @@ pub(super) fn shortest(value: f64) -> String {
     format!("{mantissa}e{sign}{:02}", exponent.abs())
 }
 
+/// As OpenMetrics wants floats: like [`shortest`], with `.0` behind whole numbers.
+pub(super) fn open_metrics(value: f64) -> String {
+    let mut text = shortest(value);
+    if value.is_finite() && !text.contains(['.', 'e']) {
+        text.push_str(".0");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +71,8 @@ mod tests {
         assert_eq!(shortest(1234567.0), "1.234567e+06");
         assert_eq!(shortest(123456.5), "123456.5");
         assert_eq!(shortest(0.0), "0");
+        assert_eq!(open_metrics(1.0), "1.0");
+        assert_eq!(open_metrics(0.99), "0.99");
+        assert_eq!(open_metrics(f64::NAN), "NaN");
     }
 }

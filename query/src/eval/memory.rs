@@ -97,7 +97,8 @@ impl Charge<'_> {
         self.grow(bytes, samples)
     }
 
-    fn release(&mut self) {
+    /// Gives back all that was accounted for.
+    pub(super) fn release(&mut self) {
         self.memory.bytes.set(self.memory.bytes.get() - self.bytes);
         self.memory.samples.set(self.memory.samples.get() - self.samples);
         (self.bytes, self.samples) = (0, 0);

@@ -25,12 +25,15 @@ mod select;
 mod smoothed;
 mod vector;
 
-use column::Column;
+use std::sync::Arc;
+
+use quorate_storage::Labels;
+
+use column::{Cell, Column};
 use context::Context;
 use grid::Grid;
-use labelset::{drop_marked, is_marked};
+use memory::Charge;
 use range::RangeVector;
-use vector::Vector;
 
 use crate::ast::{Boundary, Expr, ValueType};
 use crate::source::Source;
@@ -51,7 +54,7 @@ pub fn eval_instant(
     options: &EvalOptions<'_>,
 ) -> Result<Evaluated, EvalError> {
     check(expr, &[time_ms])?;
-    let ctx = Context::new(source, options, (time_ms, time_ms, 0));
+    let ctx = Context::new(source, options, expr, (time_ms, time_ms, 0));
     ctx.check_abort()?;
     let value = instant_value(&ctx, expr, time_ms)?;
     Ok(finish(&ctx, value))
@@ -83,7 +86,7 @@ pub fn eval_range(
             "invalid expression type \"{kind}\" for range query, must be Scalar or instant Vector"
         )));
     }
-    let ctx = Context::new(source, options, (start_ms, end_ms, step_ms));
+    let ctx = Context::new(source, options, expr, (start_ms, end_ms, step_ms));
     ctx.check_abort()?;
     let grid = Grid::range(start_ms, end_ms, step_ms, options.max_steps)?;
     let value = Value::Matrix(range_matrix(&ctx, expr, grid)?);
@@ -153,19 +156,15 @@ fn instant_value<'q>(ctx: &'q Context<'q>, expr: &'q Expr, time_ms: i64) -> Resu
             })
         }
         ValueType::Vector => {
-            let mut vector = cleaned(ctx, build::vector(ctx, expr, grid)?)?;
+            let mut vector = build::vector(ctx, expr, grid)?;
             let mut column = Column::new(&ctx.memory, 1)?;
             let mut samples = Vec::new();
             let mut charge = ctx.memory.nothing();
             for labels in std::mem::take(&mut vector.labels) {
                 vector.next(&mut column)?;
-                if let Some(value) = column.get(0) {
+                if let Some(cell) = column.cell(0) {
                     charge.grow(size_of::<VectorSample>(), 1)?;
-                    samples.push(VectorSample {
-                        labels,
-                        timestamp_ms: time_ms,
-                        value,
-                    });
+                    samples.push(sample(&mut charge, labels, time_ms, cell)?);
                 }
             }
             Ok(Value::Vector(samples))
@@ -174,13 +173,25 @@ fn instant_value<'q>(ctx: &'q Context<'q>, expr: &'q Expr, time_ms: i64) -> Resu
     }
 }
 
-/// Drops the names that were to go from the final result.
-fn cleaned<'q>(ctx: &'q Context<'q>, vector: Vector<'q>) -> Result<Vector<'q>, EvalError> {
-    if !vector.labels.iter().any(is_marked) {
-        return Ok(vector);
-    }
-    let (labels, columns) = vector.split();
-    vector::relabel(ctx, labels.iter().map(drop_marked).collect(), columns)
+fn sample(
+    charge: &mut Charge<'_>,
+    labels: Labels,
+    time_ms: i64,
+    cell: Cell,
+) -> Result<VectorSample, EvalError> {
+    let (value, histogram) = match cell {
+        Cell::Number(value) => (value, None),
+        Cell::Histogram(histogram) => {
+            charge.grow(histogram.memory_bytes(), column::samples_of(&histogram))?;
+            (histogram.sum, Some(histogram))
+        }
+    };
+    Ok(VectorSample {
+        labels,
+        timestamp_ms: time_ms,
+        value,
+        histogram,
+    })
 }
 
 /// The samples of a range vector, as they are.
@@ -199,22 +210,22 @@ fn raw_matrix<'q>(ctx: &'q Context<'q>, expr: &'q Expr, grid: Grid) -> Result<Ve
             .partition_point(|timestamp_ms| *timestamp_ms <= end_ms);
         if first < end {
             charge.grow((end - first) * 16 + size_of::<MatrixSeries>(), end - first)?;
-            let labels = if is_marked(&labels) {
-                drop_marked(&labels)
-            } else {
-                labels
-            };
+            let mut histograms = Vec::new();
+            for (index, histogram) in &samples.histograms {
+                if (first..end).contains(index) {
+                    charge.grow(histogram.memory_bytes(), column::samples_of(histogram))?;
+                    histograms.push((index - first, Arc::clone(histogram)));
+                }
+            }
             matrix.push(MatrixSeries {
                 labels,
                 timestamps_ms: samples.timestamps[first..end].to_vec(),
                 values: samples.values[first..end].to_vec(),
+                histograms,
             });
         }
     }
     matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
-    if matrix.windows(2).any(|two| two[0].labels == two[1].labels) {
-        return Err(vector::duplicate_labels());
-    }
     Ok(matrix)
 }
 
@@ -223,7 +234,7 @@ fn range_matrix<'q>(
     expr: &'q Expr,
     grid: Grid,
 ) -> Result<Vec<MatrixSeries>, EvalError> {
-    let mut vector = cleaned(ctx, build::vector_or_scalar(ctx, expr, grid)?)?;
+    let mut vector = build::vector_or_scalar(ctx, expr, grid)?;
     let mut column = Column::new(&ctx.memory, grid.count)?;
     let mut matrix = Vec::new();
     let mut charge = ctx.memory.nothing();
@@ -234,17 +245,26 @@ fn range_matrix<'q>(
             continue;
         }
         charge.grow(count * 16 + size_of::<MatrixSeries>(), count)?;
-        let mut timestamps_ms = Vec::with_capacity(count);
-        let mut values = Vec::with_capacity(count);
-        for (step, value) in column.iter() {
-            timestamps_ms.push(grid.time_ms(step));
-            values.push(value);
-        }
-        matrix.push(MatrixSeries {
+        let mut series = MatrixSeries {
             labels,
-            timestamps_ms,
-            values,
-        });
+            timestamps_ms: Vec::with_capacity(count),
+            values: Vec::with_capacity(count),
+            histograms: Vec::new(),
+        };
+        for step in column.present().iter() {
+            match column.histogram(step) {
+                None => series.values.push(column.get(step).unwrap_or(f64::NAN)),
+                Some(histogram) => {
+                    charge.grow(histogram.memory_bytes(), column::samples_of(histogram))?;
+                    series
+                        .histograms
+                        .push((series.values.len(), Arc::clone(histogram)));
+                    series.values.push(histogram.sum);
+                }
+            }
+            series.timestamps_ms.push(grid.time_ms(step));
+        }
+        matrix.push(series);
     }
     matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
     Ok(matrix)

@@ -1,5 +1,7 @@
 //! The arithmetic and comparison operators on two numbers.
 
+use quorate_storage::histogram::Keep;
+
 use crate::ast::BinaryOp;
 use crate::value::EvalError;
 
@@ -10,6 +12,8 @@ pub(super) enum Operator {
     Arithmetic(fn(f64, f64) -> f64),
     /// Says yes or no.
     Comparison(fn(f64, f64) -> bool),
+    /// Trims a histogram; there is nothing to trim of a number.
+    Trim(Keep),
 }
 
 /// What an operator of the query does with numbers.
@@ -30,11 +34,8 @@ pub(super) fn of(op: BinaryOp) -> Result<Operator, EvalError> {
         BinaryOp::Lt => Comparison(|a, b| a < b),
         BinaryOp::Ge => Comparison(|a, b| a >= b),
         BinaryOp::Le => Comparison(|a, b| a <= b),
-        BinaryOp::TrimUpper | BinaryOp::TrimLower => {
-            return Err(EvalError::Unsupported {
-                feature: format!("operator {} on histograms", op.as_str()),
-            });
-        }
+        BinaryOp::TrimUpper => Operator::Trim(Keep::Below),
+        BinaryOp::TrimLower => Operator::Trim(Keep::Above),
         BinaryOp::And | BinaryOp::Or | BinaryOp::Unless => {
             return Err(EvalError::Execution(
                 "set operators are only allowed between vectors".to_owned(),

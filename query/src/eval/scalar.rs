@@ -96,6 +96,10 @@ pub(super) fn evaluate<'q>(
             match operator::of(binary.op)? {
                 Operator::Arithmetic(f) => lhs.zip(ctx, rhs, grid, f),
                 Operator::Comparison(f) => lhs.zip(ctx, rhs, grid, |left, right| f64::from(f(left, right))),
+                Operator::Trim(_) => Err(EvalError::Execution(format!(
+                    "operator {:?} not allowed for Scalar operations",
+                    binary.op.as_str()
+                ))),
             }
         }
         Expr::Call(call) => function(ctx, call, grid),

@@ -1,8 +1,10 @@
 //! Instant selectors: each series' latest sample at each step.
 
-use quorate_storage::{Labels, SampleColumns};
+use std::sync::Arc;
 
-use super::column::Column;
+use quorate_storage::{CounterResetHint, Histogram, Labels, SampleColumns};
+
+use super::column::{Column, samples_of};
 use super::context::Context;
 use super::grid::{Grid, Times};
 use super::memory::Charge;
@@ -57,7 +59,7 @@ pub(super) fn instant<'q>(
     };
     let labels = selected.labels();
     if smoothed && take == Take::Value {
-        return smoothed::between(ctx, labels, selected, grid, times);
+        return smoothed::between(ctx, labels, selected, grid, times, selector.span);
     }
     Vector::new(
         ctx,
@@ -102,13 +104,11 @@ impl<'q> Columns<'q> for Instants<'q> {
             if timestamp_ms <= reference_ms.saturating_sub(self.lookback_ms) || is_stale(value) {
                 continue;
             }
-            out.set(
-                step,
-                match self.take {
-                    Take::Value => value,
-                    Take::Timestamp => timestamp_ms as f64 / 1000.0,
-                },
-            );
+            match (self.take, samples.histogram(latest)) {
+                (Take::Value, None) => out.set(step, value),
+                (Take::Value, Some(histogram)) => out.set_histogram(step, Arc::clone(histogram))?,
+                (Take::Timestamp, _) => out.set(step, timestamp_ms as f64 / 1000.0),
+            }
         }
         Ok(())
     }
@@ -118,6 +118,8 @@ impl<'q> Columns<'q> for Instants<'q> {
 pub(super) struct Selected<'q> {
     ctx: &'q Context<'q>,
     cursors: std::vec::IntoIter<Box<dyn SeriesCursor>>,
+    /// Whether nothing but count and sum of histograms is used.
+    totals_only: bool,
     samples: SampleColumns,
     samples_charge: Charge<'q>,
     _cursors_charge: Charge<'q>,
@@ -156,6 +158,7 @@ impl<'q> Selected<'q> {
         Ok(Some(Selected {
             ctx,
             cursors: cursors.into_iter(),
+            totals_only: ctx.uses_totals_only(selector),
             samples: SampleColumns::default(),
             samples_charge: ctx.memory.nothing(),
             _cursors_charge: cursors_charge,
@@ -185,8 +188,41 @@ impl<'q> Selected<'q> {
         }
         self.samples_charge
             .replace(self.samples.timestamps.capacity() * 16, count)?;
+        if !self.samples.histograms.is_empty() {
+            if self.totals_only {
+                reduce_to_totals(&mut self.samples);
+            }
+            for (_, histogram) in &self.samples.histograms {
+                self.samples_charge
+                    .grow(histogram.memory_bytes(), samples_of(histogram))?;
+            }
+        }
         self.ctx.count_read(0, count);
         self.ctx.work(count)?;
         Ok(&mut self.samples)
+    }
+}
+
+/// Drops the buckets, after having looked at them for what they tell of counter resets.
+fn reduce_to_totals(samples: &mut SampleColumns) {
+    let mut previous: Option<Arc<Histogram>> = None;
+    for (_, slot) in &mut samples.histograms {
+        let whole = Arc::clone(slot);
+        let before = previous.as_deref().filter(|before| !before.is_stale());
+        let counter_reset_hint = match (whole.counter_reset_hint, before) {
+            (CounterResetHint::Unknown, Some(before)) if whole.detect_reset(before) => {
+                CounterResetHint::Reset
+            }
+            (CounterResetHint::Unknown, Some(_)) => CounterResetHint::NotReset,
+            (known, _) => known,
+        };
+        *slot = Arc::new(Histogram {
+            counter_reset_hint,
+            schema: whole.schema,
+            count: whole.count,
+            sum: whole.sum,
+            ..Histogram::default()
+        });
+        previous = Some(whole);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use quorate_storage::Labels;
 
-use super::column::Column;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::memory::Charge;
 use crate::value::EvalError;
@@ -109,17 +109,16 @@ pub(super) struct Mapped<'q, F> {
     f: F,
 }
 
-impl<'q, F: FnMut(&mut Column<'q>)> Mapped<'q, F> {
+impl<'q, F: FnMut(&mut Column<'q>) -> Result<(), EvalError>> Mapped<'q, F> {
     pub(super) fn new(child: Unlabelled<'q>, f: F) -> Mapped<'q, F> {
         Mapped { child, f }
     }
 }
 
-impl<'q, F: FnMut(&mut Column<'q>)> Columns<'q> for Mapped<'q, F> {
+impl<'q, F: FnMut(&mut Column<'q>) -> Result<(), EvalError>> Columns<'q> for Mapped<'q, F> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
         self.child.next(out)?;
-        (self.f)(out);
-        Ok(())
+        (self.f)(out)
     }
 }
 
@@ -147,8 +146,10 @@ impl<'q> Columns<'q> for Broadcast<'q> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
         self.child.next(&mut self.single)?;
         out.clear();
-        if let Some(value) = self.single.get(0) {
-            (0..out.len()).for_each(|step| out.set(step, value));
+        match self.single.cell(0) {
+            Some(Cell::Number(value)) => (0..out.len()).for_each(|step| out.set(step, value)),
+            Some(cell) => (0..out.len()).try_for_each(|step| out.set_cell(step, cell.clone()))?,
+            None => {}
         }
         Ok(())
     }
@@ -239,6 +240,5 @@ fn join(held: &mut Column<'_>, part: &Column<'_>) -> Result<(), EvalError> {
     if held.present().overlaps(part.present()) {
         return Err(duplicate_labels());
     }
-    part.iter().for_each(|(step, value)| held.set(step, value));
-    Ok(())
+    held.take_in(part)
 }

@@ -1,9 +1,12 @@
-//! Series descriptions of Prometheus's test scripts: `metric{label="value"} 0+10x5 _x2 stale 7`.
+//! Series descriptions of Prometheus's test scripts: `metric{label="value"} 0+10x5 _x2 stale 7 {{count:1 sum:2}}`.
 
-use quorate_storage::{MatchOp, Matcher};
+use std::sync::Arc;
+
+use quorate_storage::{Histogram, MatchOp, Matcher};
 
 use crate::ast::Span;
 use crate::parse::ParseError;
+use crate::parse::histogram::parse_histogram;
 use crate::parse::number::parse_number;
 use crate::parse::parser::Parser;
 
@@ -13,16 +16,39 @@ pub const STALE_MARKER_BITS: u64 = 0x7ff0_0000_0000_0002;
 /// How many values one description may stand for.
 pub const MAX_SERIES_VALUES: usize = 1 << 20;
 
+/// How many buckets the histograms of one description may have together.
+const MAX_SERIES_BUCKETS: usize = 1 << 22;
+
+/// A described value.
+#[derive(Clone, PartialEq, Debug)]
+pub enum DescribedValue {
+    /// A number.
+    Number(f64),
+    /// A native histogram.
+    Histogram {
+        /// The histogram.
+        histogram: Arc<Histogram>,
+        /// Whether the description says what is known of counter resets.
+        has_hint: bool,
+    },
+}
+
+impl From<f64> for DescribedValue {
+    fn from(value: f64) -> DescribedValue {
+        DescribedValue::Number(value)
+    }
+}
+
 /// A described series.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SeriesDescription {
     /// Name and value of each label as written, the metric name last if it stands before the braces.
     pub labels: Vec<(String, String)>,
     /// Values at equal distances; nothing where a value is left out.
-    pub values: Vec<Option<f64>>,
+    pub values: Vec<Option<DescribedValue>>,
 }
 
-/// Reads a description. Native histograms are refused.
+/// Reads a description.
 pub fn parse_series(line: &str) -> Result<SeriesDescription, ParseError> {
     // Braces belong to the metric only if they follow at once: `metric {{…}}` is a histogram.
     let name_end = line
@@ -89,19 +115,93 @@ impl Scanner<'_> {
         ParseError::new(self.line, Span::new(at, at), message)
     }
 
-    /// One item up to a space: `_`, `_xN`, `stale`, `v`, `vxN`, `v+dxN` or `v-dxN`.
-    fn item(&mut self, values: &mut Vec<Option<f64>>) -> Result<(), ParseError> {
-        if self.rest().starts_with("{{") {
-            return Err(self.error("native histograms are not supported"));
+    /// `{{…}}`, `{{…}}xN`, `{{…}}+{{…}}xN` or `{{…}}-{{…}}xN`.
+    fn histograms(&mut self, values: &mut Vec<Option<DescribedValue>>) -> Result<(), ParseError> {
+        let (first, has_hint) = self.histogram()?;
+        let sign = self
+            .rest()
+            .bytes()
+            .next()
+            .filter(|next| matches!(next, b'+' | b'-'));
+        let step = match sign {
+            Some(_) => {
+                self.at += 1;
+                Some(self.histogram()?.0)
+            }
+            None => None,
+        };
+        let repeats = if self.accept("x") {
+            self.count()?
+        } else if step.is_some() {
+            return Err(self.error("expected \"x\" and a number of repetitions"));
+        } else {
+            0
+        };
+        let buckets = first.positive_buckets.len() + first.negative_buckets.len() + 1;
+        if values.len().saturating_add(repeats) >= MAX_SERIES_VALUES
+            || (step.is_some() && buckets.saturating_mul(repeats) > MAX_SERIES_BUCKETS)
+        {
+            return Err(self.error(format!(
+                "a series has more than the {MAX_SERIES_VALUES} values or {MAX_SERIES_BUCKETS} buckets allowed"
+            )));
         }
-        if self.accept("_") {
+        let mut current = Arc::new(first);
+        for repeat in 0..=repeats {
+            if let (Some(step), true) = (&step, repeat > 0) {
+                let mut next = Histogram::clone(&current);
+                if next.schema > step.schema {
+                    let message = format!(
+                        "error combining histograms: cannot merge from schema {} to {}",
+                        step.schema, next.schema
+                    );
+                    return Err(self.error(message));
+                }
+                let outcome = if sign == Some(b'-') {
+                    next.sub(step)
+                } else {
+                    next.add(step)
+                };
+                outcome.map_err(|error| self.error(format!("error combining histograms: {error}")))?;
+                current = Arc::new(next);
+            }
+            values.push(Some(DescribedValue::Histogram {
+                histogram: Arc::clone(&current),
+                has_hint,
+            }));
+        }
+        Ok(())
+    }
+
+    /// A histogram, and whether its counter reset hint was written.
+    fn histogram(&mut self) -> Result<(Histogram, bool), ParseError> {
+        let rest = self.rest();
+        let inner = rest
+            .strip_prefix("{{")
+            .and_then(|rest| rest.split_once("}}"))
+            .map(|(inner, _)| inner);
+        let Some(inner) = inner else {
+            return Err(self.error("expected a histogram between \"{{\" and \"}}\""));
+        };
+        let parsed = parse_histogram(inner).map_err(|(offset, message)| {
+            let at = u32::try_from(self.at + 2 + offset).unwrap_or(u32::MAX);
+            ParseError::new(self.line, Span::new(at, at), message)
+        })?;
+        self.at += inner.len() + 4;
+        Ok(parsed)
+    }
+
+    /// One item up to a space: `_`, `_xN`, `stale`, `v`, `vxN`, `v+dxN`, `v-dxN`, or the like of histograms.
+    fn item(&mut self, values: &mut Vec<Option<DescribedValue>>) -> Result<(), ParseError> {
+        if self.rest().starts_with("{{") {
+            self.histograms(values)?;
+        } else if self.accept("_") {
             let count = if self.accept("x") { self.count()? } else { 1 };
             self.push(values, count, std::iter::repeat(None))?;
         } else if self.accept("stale") {
             self.push(
                 values,
                 1,
-                std::iter::repeat(Some(f64::from_bits(STALE_MARKER_BITS))),
+                std::iter::repeat(Some(f64::from_bits(STALE_MARKER_BITS).into())),
             )?;
         } else {
             let first = self.number()?;
@@ -120,7 +220,8 @@ impl Scanner<'_> {
             let values_from_first = std::iter::successors(Some(first), |value| {
                 Some(step.map_or(*value, |step| value + step))
             });
-            self.push(values, repeats.saturating_add(1), values_from_first.map(Some))?;
+            let described = values_from_first.map(|value| Some(value.into()));
+            self.push(values, repeats.saturating_add(1), described)?;
         }
         match self.rest().chars().next() {
             None => Ok(()),
@@ -131,9 +232,9 @@ impl Scanner<'_> {
 
     fn push(
         &self,
-        values: &mut Vec<Option<f64>>,
+        values: &mut Vec<Option<DescribedValue>>,
         count: usize,
-        new: impl Iterator<Item = Option<f64>>,
+        new: impl Iterator<Item = Option<DescribedValue>>,
     ) -> Result<(), ParseError> {
         if values.len().saturating_add(count) > MAX_SERIES_VALUES {
             return Err(self.error(format!(
@@ -195,7 +296,39 @@ mod tests {
     use super::*;
 
     fn values(line: &str) -> Vec<Option<f64>> {
-        parse_series(line).expect(line).values
+        let values = parse_series(line).expect(line).values.into_iter();
+        let number = |value| match value {
+            DescribedValue::Number(value) => value,
+            DescribedValue::Histogram { .. } => panic!("{line}"),
+        };
+        values.map(|value| value.map(number)).collect()
+    }
+
+    #[test]
+    fn histograms_are_added_up() {
+        let series =
+            parse_series("m {{sum:1 count:2 buckets:[2]}}+{{sum:2 count:1 buckets:[1] offset:1}}x2 _ {{}}");
+        let values = series.expect("it is well formed").values;
+        let sums: Vec<Option<(f64, f64, usize)>> = values
+            .iter()
+            .map(|value| match value {
+                Some(DescribedValue::Histogram { histogram, .. }) => {
+                    Some((histogram.sum, histogram.count, histogram.positive_buckets.len()))
+                }
+                Some(DescribedValue::Number(_)) => panic!("no number"),
+                None => None,
+            })
+            .collect();
+        assert_eq!(
+            sums,
+            [
+                Some((1.0, 2.0, 1)),
+                Some((3.0, 3.0, 2)),
+                Some((5.0, 4.0, 2)),
+                None,
+                Some((0.0, 0.0, 0))
+            ]
+        );
     }
 
     #[test]
@@ -247,8 +380,20 @@ mod tests {
     fn what_is_wrong_is_pointed_at() {
         let cases = [
             (
-                "m {{count:1}}",
-                "1:3: parse error: native histograms are not supported",
+                "m {{count:1 total:2}}",
+                "1:13: parse error: unknown histogram key \"total\"",
+            ),
+            (
+                "m {{count:1}",
+                "1:3: parse error: expected a histogram between \"{{\" and \"}}\"",
+            ),
+            (
+                "m {{}}+{{}}",
+                "1:12: parse error: expected \"x\" and a number of repetitions",
+            ),
+            (
+                "m {{schema:1}}+{{}}x1",
+                "1:22: parse error: error combining histograms: cannot merge from schema 0 to 1",
             ),
             (
                 "m 1+2",

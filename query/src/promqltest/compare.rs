@@ -1,12 +1,14 @@
 //! Compares what a query gave with what the script expects.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use quorate_storage::Labels;
+use quorate_storage::Histogram;
 
 use super::error::{Context as _, Result, bail, ensure};
+use super::labels_of;
 use super::script::{Eval, EvalTime, Expect, Pattern};
-use crate::parse::series::{STALE_MARKER_BITS, SeriesDescription};
+use crate::parse::series::{DescribedValue, STALE_MARKER_BITS, SeriesDescription};
 use crate::value::{Annotation, Evaluated, MatrixSeries, Value, VectorSample};
 
 /// Relative difference that Prometheus's own tests allow.
@@ -54,10 +56,12 @@ pub(super) fn check_at_step(eval: &Eval, at_ms: i64, got: &Evaluated) -> Result<
     let mut vector = Vec::new();
     for one in series {
         if let Ok(index) = one.timestamps_ms.binary_search(&at_ms) {
+            let histogram = one.histograms.iter().find(|(at, _)| *at == index);
             let sample = VectorSample {
                 labels: one.labels.clone(),
                 timestamp_ms: at_ms,
                 value: one.values[index],
+                histogram: histogram.map(|(_, histogram)| Arc::clone(histogram)),
             };
             vector.push(sample);
         }
@@ -67,9 +71,8 @@ pub(super) fn check_at_step(eval: &Eval, at_ms: i64, got: &Evaluated) -> Result<
             bail!("expected {expected} at the step, got {vector:?}");
         };
         ensure!(
-            almost_equal(expected, sample.value),
-            "expected {expected} at the step, got {}",
-            sample.value
+            sample.histogram.is_none() && almost_equal(expected, sample.value),
+            "expected {expected} at the step, got {sample:?}"
         );
         return Ok(());
     }
@@ -146,12 +149,46 @@ fn check_instant(expect: &Expect, got: &Value) -> Result<()> {
     }
 }
 
-fn labels_of(series: &SeriesDescription) -> Result<Labels> {
-    let pairs = series
-        .labels
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
-    Labels::from_pairs(pairs).context("labels of an expected series")
+/// Checks one sample.
+fn check_value(expected: &DescribedValue, value: f64, histogram: Option<&Histogram>) -> Result<()> {
+    match (expected, histogram) {
+        (DescribedValue::Number(expected), None) => {
+            ensure!(almost_equal(*expected, value), "expected {expected}, got {value}");
+            Ok(())
+        }
+        (DescribedValue::Histogram { histogram, has_hint }, Some(found)) => {
+            check_histogram(histogram, *has_hint, found)
+        }
+        (DescribedValue::Number(expected), Some(found)) => bail!("expected {expected}, got {found}"),
+        (DescribedValue::Histogram { histogram, .. }, None) => bail!("expected {histogram}, got {value}"),
+    }
+}
+
+/// Counts may differ by rounding; nothing else may, once empty buckets are left out.
+fn check_histogram(expected: &Histogram, has_hint: bool, found: &Histogram) -> Result<()> {
+    let (mut expected, mut found) = (expected.clone(), found.clone());
+    expected.compact();
+    found.compact();
+    let all_equal =
+        |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| almost_equal(*a, *b));
+    let same = expected.schema == found.schema
+        && almost_equal(expected.count, found.count)
+        && almost_equal(expected.sum, found.sum)
+        && expected.custom_values == found.custom_values
+        && expected.zero_threshold == found.zero_threshold
+        && almost_equal(expected.zero_count, found.zero_count)
+        && expected.positive_spans == found.positive_spans
+        && expected.negative_spans == found.negative_spans
+        && all_equal(&expected.positive_buckets, &found.positive_buckets)
+        && all_equal(&expected.negative_buckets, &found.negative_buckets);
+    ensure!(same, "expected {expected:?}, got {found:?}");
+    ensure!(
+        !has_hint || expected.counter_reset_hint == found.counter_reset_hint,
+        "expected {expected} with counter reset hint {:?}, got {:?}",
+        expected.counter_reset_hint,
+        found.counter_reset_hint
+    );
+    Ok(())
 }
 
 fn check_vector(expect: &Expect, got: &[VectorSample]) -> Result<()> {
@@ -160,7 +197,7 @@ fn check_vector(expect: &Expect, got: &[VectorSample]) -> Result<()> {
         let [Some(value)] = series.values.as_slice() else {
             bail!("an instant vector has one value for each series");
         };
-        missing.insert(labels_of(series)?, (position, *value));
+        missing.insert(labels_of(series)?, (position, value));
     }
     for (position, sample) in got.iter().enumerate() {
         let Some((expected_position, expected)) = missing.remove(&sample.labels) else {
@@ -171,12 +208,8 @@ fn check_vector(expect: &Expect, got: &[VectorSample]) -> Result<()> {
             "{} is at position {position}, not {expected_position}",
             sample.labels
         );
-        ensure!(
-            almost_equal(expected, sample.value),
-            "expected {expected} for {}, got {}",
-            sample.labels,
-            sample.value
-        );
+        check_value(expected, sample.value, sample.histogram.as_deref())
+            .with_context(|| sample.labels.to_string())?;
     }
     ensure!(missing.is_empty(), "missing {missing:?} in {got:?}");
     Ok(())
@@ -186,9 +219,9 @@ fn check_matrix(expected: &[SeriesDescription], got: &[MatrixSeries], start: i64
     let mut missing = BTreeMap::new();
     for series in expected {
         let times = (0..).map(|index: i64| start + index * step);
-        let samples: Vec<(i64, f64)> = times
+        let samples: Vec<(i64, &DescribedValue)> = times
             .zip(&series.values)
-            .filter_map(|(time, value)| value.map(|value| (time, value)))
+            .filter_map(|(time, value)| value.as_ref().map(|value| (time, value)))
             .collect();
         missing.insert(labels_of(series)?, samples);
     }
@@ -203,12 +236,14 @@ fn check_matrix(expected: &[SeriesDescription], got: &[MatrixSeries], start: i64
             series.labels,
             series.timestamps_ms
         );
-        for ((time, value), found) in samples.iter().zip(&series.values) {
-            ensure!(
-                almost_equal(*value, *found),
-                "expected {value} for {} at {time}, got {found}",
-                series.labels
-            );
+        for (index, ((time, expected), found)) in samples.iter().zip(&series.values).enumerate() {
+            let histogram = series.histograms.iter().find(|(at, _)| *at == index);
+            check_value(
+                expected,
+                *found,
+                histogram.map(|(_, histogram)| histogram.as_ref()),
+            )
+            .with_context(|| format!("{} at {time}", series.labels))?;
         }
     }
     ensure!(missing.is_empty(), "missing {missing:?}");

@@ -3,16 +3,18 @@
 //! As Prometheus's runner does, each instant query is also asked as a range query around its time, and with every
 //! selector pinned by `@` at other times: up to twelve queries for one line of a script.
 
+mod classic;
 mod compare;
 mod error;
 mod script;
 mod variants;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use quorate_storage::{Labels, Matcher, SampleColumns};
 
 use crate::ast::Expr;
+use crate::parse::series::{DescribedValue, SeriesDescription};
 use crate::source::Source;
 use crate::value::{EvalOptions, Evaluated, Value};
 use crate::{Features, eval_instant, eval_range, parse, parse_with};
@@ -31,7 +33,8 @@ pub trait TestStorage {
     /// Forgets all series.
     fn clear(&mut self) -> std::result::Result<(), ScriptError>;
 
-    /// Adds samples, those of each series in ascending time; a series may have been added to before.
+    /// Adds samples, those of each series in ascending time; a series may have been added to before. Histograms are
+    /// read back with the hints that [`quorate_storage::Histogram::stored_hint`] gives.
     fn append(&mut self, series: &[(Labels, SampleColumns)]) -> std::result::Result<(), ScriptError>;
 
     /// What queries read from.
@@ -90,7 +93,7 @@ pub fn run_script(
                 let selects = parse(&eval.query).is_ok_and(|expr| selects_any(&expr, &histograms));
                 outcomes.push(Outcome {
                     line: eval.line,
-                    histograms: eval.has_histograms || selects,
+                    histograms: eval.expect.has_histograms() || selects,
                     failure: run_eval(&eval, storage.source(), settings).err(),
                     query: eval.query,
                 });
@@ -100,30 +103,38 @@ pub fn run_script(
     Ok(outcomes)
 }
 
-/// The samples that a `load` adds. A series that is described twice has the later samples only. Series of native histograms are left out, and noted.
+/// The samples that a `load` adds. Series of native histograms are noted.
 fn samples_of(load: &Load, histograms: &mut Vec<Labels>) -> Result<Vec<(Labels, SampleColumns)>> {
-    let mut loaded: BTreeMap<Labels, SampleColumns> = BTreeMap::new();
+    let mut loaded = Vec::new();
     for series in &load.series {
-        let pairs = series.description.labels.iter();
-        let labels = Labels::from_pairs(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
-            .context("labels of a series")?;
-        if load.with_native {
-            histograms.extend(script::native_name(&labels));
-        }
-        if series.has_histograms {
-            histograms.push(labels);
-            continue;
-        }
+        let labels = labels_of(series)?;
         let mut samples = SampleColumns::new();
         let times = (0..).map(|index: i64| index * load.step_ms);
-        for (time, value) in times.zip(&series.description.values) {
-            if let Some(value) = value {
-                samples.push(time, *value);
+        for (time, value) in times.zip(&series.values) {
+            match value {
+                Some(DescribedValue::Number(value)) => samples.push(time, *value),
+                Some(DescribedValue::Histogram { histogram, .. }) => {
+                    samples.push_histogram(time, Arc::clone(histogram));
+                }
+                None => {}
             }
         }
-        loaded.insert(labels, samples);
+        loaded.push((labels, samples));
     }
-    Ok(loaded.into_iter().collect())
+    if load.with_native {
+        loaded.extend(classic::as_native(&loaded)?);
+    }
+    let holds_histograms = loaded
+        .iter()
+        .filter(|(_, samples)| !samples.histograms.is_empty());
+    histograms.extend(holds_histograms.map(|(labels, _)| labels.clone()));
+    Ok(loaded)
+}
+
+fn labels_of(series: &SeriesDescription) -> Result<Labels> {
+    let pairs = series.labels.iter();
+    Labels::from_pairs(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
+        .context("labels of a series")
 }
 
 fn selects_any(expr: &Expr, series: &[Labels]) -> bool {
@@ -146,10 +157,9 @@ pub fn all_match(labels: &Labels, matchers: &[Matcher]) -> bool {
         .all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default()))
 }
 
-fn evaluate(expr: &Expr, source: &dyn Source, settings: &Settings, time: EvalTime) -> Result<Evaluated> {
+fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluated> {
     let options = EvalOptions {
         max_samples: MAX_SAMPLES,
-        delayed_name_removal: settings.features.delayed_name_removal,
         ..EvalOptions::default()
     };
     let evaluated = match time {
@@ -160,23 +170,17 @@ fn evaluate(expr: &Expr, source: &dyn Source, settings: &Settings, time: EvalTim
 }
 
 fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()> {
-    if eval.has_histograms {
-        bail!("native histograms are not supported");
-    }
     let parsed = parse_with(&eval.query, settings.features).map_err(ScriptError::new);
     if eval.expect.fails {
-        return must_fail(
-            eval,
-            parsed.and_then(|expr| evaluate(&expr, source, settings, eval.time)),
-        );
+        return must_fail(eval, parsed.and_then(|expr| evaluate(&expr, source, eval.time)));
     }
     let expr = parsed?;
-    let got = evaluate(&expr, source, settings, eval.time)?;
+    let got = evaluate(&expr, source, eval.time)?;
     compare::check(eval, &eval.query, &got)?;
     let EvalTime::Instant { at } = eval.time else {
         return Ok(());
     };
-    as_range(eval, &expr, source, settings, at, &got).context("as a range query")?;
+    as_range(eval, &expr, source, at, &got).context("as a range query")?;
     let Some(pinned) = variants::pinned(&expr, at) else {
         return Ok(());
     };
@@ -185,10 +189,9 @@ fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()>
     }
     for other in variants::other_times(at) {
         let context = || format!("pinned with @ and asked at {other} ms");
-        let got =
-            evaluate(&pinned, source, settings, EvalTime::Instant { at: other }).with_context(context)?;
+        let got = evaluate(&pinned, source, EvalTime::Instant { at: other }).with_context(context)?;
         compare::check(eval, &eval.query, &got).with_context(context)?;
-        as_range(eval, &pinned, source, settings, other, &got).with_context(context)?;
+        as_range(eval, &pinned, source, other, &got).with_context(context)?;
     }
     Ok(())
 }
@@ -207,14 +210,7 @@ fn must_fail(eval: &Eval, outcome: Result<Evaluated>) -> Result<()> {
 }
 
 /// Asks the query as a range one minute to both sides; its middle must be what the instant query gave.
-fn as_range(
-    eval: &Eval,
-    expr: &Expr,
-    source: &dyn Source,
-    settings: &Settings,
-    at: i64,
-    instant: &Evaluated,
-) -> Result<()> {
+fn as_range(eval: &Eval, expr: &Expr, source: &dyn Source, at: i64, instant: &Evaluated) -> Result<()> {
     let comparable = matches!(instant.value, Value::Scalar { .. } | Value::Vector(_));
     if eval.expect.ordered || !comparable || variants::depends_on_range(expr) {
         return Ok(());
@@ -225,5 +221,5 @@ fn as_range(
         end: at + minute,
         step: minute,
     };
-    compare::check_at_step(eval, at, &evaluate(expr, source, settings, time)?)
+    compare::check_at_step(eval, at, &evaluate(expr, source, time)?)
 }

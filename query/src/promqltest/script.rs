@@ -1,10 +1,8 @@
 //! Reads Prometheus's test scripts: `clear`, `load`, `eval instant`, `eval range` and what each is expected to give.
 
-use quorate_storage::{Labels, LabelsBuilder};
-
 use super::error::{Context as _, Result, bail};
 use crate::ast::Expr;
-use crate::parse::series::{SeriesDescription, parse_series};
+use crate::parse::series::{DescribedValue, SeriesDescription, parse_series};
 use crate::{parse, parse_duration};
 
 /// One step of a script.
@@ -21,18 +19,10 @@ pub(super) enum Command {
 pub(super) struct Load {
     /// Distance of the values.
     pub(super) step_ms: i64,
-    /// The series; `None` for the values of one that holds native histograms.
-    pub(super) series: Vec<LoadedSeries>,
+    /// The series.
+    pub(super) series: Vec<SeriesDescription>,
     /// Whether the classic histograms among them are also stored as native ones.
     pub(super) with_native: bool,
-}
-
-/// A series to add.
-pub(super) struct LoadedSeries {
-    /// Labels and values.
-    pub(super) description: SeriesDescription,
-    /// Whether values of it are native histograms, which the description then leaves out.
-    pub(super) has_histograms: bool,
 }
 
 /// A query and what it must give.
@@ -46,8 +36,6 @@ pub(super) struct Eval {
     pub(super) time: EvalTime,
     /// What it must give.
     pub(super) expect: Expect,
-    /// Whether the expected result shows native histograms.
-    pub(super) has_histograms: bool,
 }
 
 /// When a query is evaluated, in milliseconds.
@@ -87,6 +75,14 @@ pub(super) struct Expect {
     /// An instant query gives a range vector with these first time and step.
     pub(super) range_vector: Option<(i64, i64)>,
     pub(super) series: Vec<SeriesDescription>,
+}
+
+impl Expect {
+    /// Whether the expected result shows native histograms.
+    pub(super) fn has_histograms(&self) -> bool {
+        let mut values = self.series.iter().flat_map(|series| &series.values).flatten();
+        values.any(|value| matches!(value, DescribedValue::Histogram { .. }))
+    }
 }
 
 /// A text to find.
@@ -159,14 +155,7 @@ fn read_load(step: &str, body: &[&str], with_native: bool) -> Result<Load> {
         if line.contains("@st ") {
             continue;
         }
-        let floats = line.split("{{").next().unwrap_or_default();
-        let floats = floats.trim_end();
-        let has_histograms = floats.len() < line.trim_end().len();
-        let description = parse_series(floats).with_context(|| format!("series {line:?}"))?;
-        series.push(LoadedSeries {
-            description,
-            has_histograms,
-        });
+        series.push(parse_series(line).with_context(|| format!("series {line:?}"))?);
     }
     Ok(Load {
         step_ms,
@@ -218,20 +207,14 @@ fn read_eval(line: usize, head: &str, body: &[&str]) -> Result<Eval> {
         "eval_ordered" => expect.ordered = true,
         other => bail!("unknown command {other:?}"),
     }
-    let mut has_histograms = false;
     for line in body {
-        if line.contains("{{") {
-            has_histograms = true;
-        } else {
-            read_expectation(line, &mut expect).with_context(|| format!("expectation {line:?}"))?;
-        }
+        read_expectation(line, &mut expect).with_context(|| format!("expectation {line:?}"))?;
     }
     Ok(Eval {
         line,
         query: query.to_owned(),
         time,
         expect,
-        has_histograms,
     })
 }
 
@@ -316,16 +299,4 @@ fn read_expect_line(rest: &str, expect: &mut Expect) -> Result<()> {
         other => bail!("unknown expectation {other:?}"),
     }
     Ok(())
-}
-
-/// The native histogram that a series of a classic one belongs to.
-pub(super) fn native_name(labels: &Labels) -> Option<Labels> {
-    let name = labels.get("__name__")?;
-    let base = ["_bucket", "_count", "_sum"]
-        .into_iter()
-        .find_map(|suffix| name.strip_suffix(suffix))?;
-    let mut builder = LabelsBuilder::from(labels);
-    builder.set("__name__", base);
-    builder.del("le");
-    Some(builder.build())
 }

@@ -28,9 +28,13 @@ pub(super) fn evaluate<'q>(
         without => without.clone(),
     };
     let mut vector = build::vector(ctx, &expr.expr, grid)?;
-    let mut groups: HashMap<Labels, usize> = HashMap::new();
-    let mut labels: Vec<Labels> = Vec::new();
-    let mut counts: Vec<Column<'q>> = Vec::new();
+    let mut groups = Groups {
+        ctx,
+        steps: grid.count,
+        index: HashMap::new(),
+        labels: Vec::new(),
+        counts: Vec::new(),
+    };
     let mut column = Column::new(&ctx.memory, grid.count)?;
     for series in std::mem::take(&mut vector.labels) {
         vector.next(&mut column)?;
@@ -43,24 +47,48 @@ pub(super) fn evaluate<'q>(
                 Some(group) => *group,
                 None => {
                     let key = group_labels(&builder.set(label, &decimal(value)).build(), &grouping);
-                    let group = match groups.get(&key) {
-                        Some(group) => *group,
-                        None => {
-                            labels.push(key.clone());
-                            counts.push(Column::new(&ctx.memory, grid.count)?);
-                            groups.insert(key, counts.len() - 1);
-                            counts.len() - 1
-                        }
-                    };
+                    let group = groups.of(key)?;
                     known.insert(value.to_bits(), group);
                     group
                 }
             };
-            let count = counts[group].get(step).unwrap_or(0.0);
-            counts[group].set(step, count + 1.0);
+            groups.count(group, step);
+        }
+        for (step, histogram) in column.histograms() {
+            ctx.work(histogram.positive_buckets.len() + histogram.negative_buckets.len())?;
+            let text = histogram.to_string();
+            let group = groups.of(group_labels(&builder.set(label, &text).build(), &grouping))?;
+            groups.count(group, step);
         }
     }
-    Vector::new(ctx, labels, Ready::new(counts))
+    Vector::new(ctx, groups.labels, Ready::new(groups.counts))
+}
+
+/// The groups found so far, and how many samples each has.
+struct Groups<'q> {
+    ctx: &'q Context<'q>,
+    steps: usize,
+    index: HashMap<Labels, usize>,
+    labels: Vec<Labels>,
+    counts: Vec<Column<'q>>,
+}
+
+impl Groups<'_> {
+    /// The group with these labels, which may be a new one.
+    fn of(&mut self, key: Labels) -> Result<usize, EvalError> {
+        if let Some(group) = self.index.get(&key) {
+            return Ok(*group);
+        }
+        self.counts.push(Column::new(&self.ctx.memory, self.steps)?);
+        self.labels.push(key.clone());
+        self.index.insert(key, self.counts.len() - 1);
+        Ok(self.counts.len() - 1)
+    }
+
+    fn count(&mut self, group: usize, step: usize) {
+        let count = self.counts[group].get(step).unwrap_or(0.0);
+        self.counts[group].set(step, count + 1.0);
+    }
 }
 
 /// The name of the label that holds the value.

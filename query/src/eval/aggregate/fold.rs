@@ -1,16 +1,33 @@
 //! Aggregations that keep a fixed state for each group and step.
 
 use super::Grouped;
+use super::fold_histograms::{Gathered, Kind};
+use crate::ast::Span;
+use crate::eval::annotate;
 use crate::eval::column::{Bits, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::kahan::{Mean, Sum};
+use crate::eval::labelset::metric_name;
 use crate::eval::memory::Charge;
 use crate::eval::vector::{Columns, Vector};
 use crate::value::EvalError;
 
+/// What an aggregation does with histograms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OnHistograms {
+    /// It leaves them out; the name is for the user, who is told.
+    Ignore(&'static str),
+    /// It doesn't look at values.
+    TakeAlike,
+    /// They become one histogram.
+    Gather(Kind),
+}
+
 /// How values of one group at one step become one.
 pub(super) trait Fold {
+    /// What becomes of histograms.
+    const ON_HISTOGRAMS: OnHistograms;
     /// What is kept; the default stands for no value yet.
     type State: Copy + Default;
     /// The state after the first value.
@@ -25,6 +42,7 @@ pub(super) trait Fold {
 pub(super) struct Summed;
 
 impl Fold for Summed {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Gather(Kind::Sum);
     type State = Sum;
 
     fn first(value: f64) -> Sum {
@@ -44,6 +62,7 @@ impl Fold for Summed {
 pub(super) struct Averaged;
 
 impl Fold for Averaged {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Gather(Kind::Mean);
     type State = Mean;
 
     fn first(value: f64) -> Mean {
@@ -63,6 +82,7 @@ impl Fold for Averaged {
 pub(super) struct Counted;
 
 impl Fold for Counted {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::TakeAlike;
     type State = u32;
 
     fn first(_: f64) -> u32 {
@@ -82,6 +102,7 @@ impl Fold for Counted {
 pub(super) struct Present;
 
 impl Fold for Present {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::TakeAlike;
     type State = ();
 
     fn first(_: f64) {}
@@ -97,6 +118,7 @@ impl Fold for Present {
 pub(super) struct Smallest;
 
 impl Fold for Smallest {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Ignore("min");
     type State = f64;
 
     fn first(value: f64) -> f64 {
@@ -118,6 +140,7 @@ impl Fold for Smallest {
 pub(super) struct Largest;
 
 impl Fold for Largest {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Ignore("max");
     type State = f64;
 
     fn first(value: f64) -> f64 {
@@ -165,6 +188,7 @@ impl Welford {
 pub(super) struct Variance;
 
 impl Fold for Variance {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Ignore("stdvar");
     type State = Welford;
 
     fn first(value: f64) -> Welford {
@@ -184,6 +208,7 @@ impl Fold for Variance {
 pub(super) struct Deviation;
 
 impl Fold for Deviation {
+    const ON_HISTOGRAMS: OnHistograms = OnHistograms::Ignore("stddev");
     type State = Welford;
 
     fn first(value: f64) -> Welford {
@@ -199,16 +224,19 @@ impl Fold for Deviation {
     }
 }
 
-/// Begins an aggregation: no series is read before the first group is asked for.
+/// Begins an aggregation: no series is read before the first group is asked for. `span` is where the aggregated vector
+/// was written.
 pub(super) fn evaluate<'q, F: Fold + 'q>(
     ctx: &'q Context<'q>,
     input: Grouped<'q>,
     grid: Grid,
+    span: Span,
 ) -> Result<Vector<'q>, EvalError> {
     let labels = input.groups.clone();
     let folded: Folded<'q, F> = Folded {
         ctx,
         grid,
+        span,
         input: Some(input),
         groups: Vec::new().into_iter(),
     };
@@ -218,6 +246,7 @@ pub(super) fn evaluate<'q, F: Fold + 'q>(
 struct Folded<'q, F: Fold> {
     ctx: &'q Context<'q>,
     grid: Grid,
+    span: Span,
     /// What is to be aggregated, until it was.
     input: Option<Grouped<'q>>,
     groups: std::vec::IntoIter<Group<'q, F>>,
@@ -225,7 +254,9 @@ struct Folded<'q, F: Fold> {
 
 struct Group<'q, F: Fold> {
     states: Vec<F::State>,
+    /// At which steps there is a number.
     present: Bits,
+    histograms: Option<Box<Gathered<'q>>>,
     _charge: Charge<'q>,
 }
 
@@ -237,19 +268,60 @@ impl<'q, F: Fold> Group<'q, F> {
         Ok(Group {
             states: vec![F::State::default(); steps],
             present: Bits::new(steps),
+            histograms: None,
             _charge: charge,
         })
     }
 
     fn add(&mut self, column: &Column<'_>) {
-        for (step, value) in column.iter() {
-            let state = &mut self.states[step];
-            if self.present.get(step) {
-                F::add(state, value);
-            } else {
-                *state = F::first(value);
-                self.present.set(step);
+        column.iter().for_each(|(step, value)| self.add_one(step, value));
+    }
+
+    #[inline]
+    fn add_one(&mut self, step: usize, value: f64) {
+        let state = &mut self.states[step];
+        if self.present.get(step) {
+            F::add(state, value);
+        } else {
+            *state = F::first(value);
+            self.present.set(step);
+        }
+    }
+
+    /// Takes in the histograms of the column of a series with this name. The column's numbers come after them.
+    fn add_histograms(
+        &mut self,
+        ctx: &'q Context<'q>,
+        column: &Column<'_>,
+        name: &str,
+        span: Span,
+    ) -> Result<(), EvalError> {
+        let mut histograms = column.histograms().peekable();
+        if histograms.peek().is_none() {
+            return Ok(());
+        }
+        match F::ON_HISTOGRAMS {
+            OnHistograms::Ignore(aggregation) => annotate::ignored_in_aggregation(ctx, aggregation, span),
+            OnHistograms::TakeAlike => histograms.for_each(|(step, _)| self.add_one(step, 0.0)),
+            OnHistograms::Gather(kind) => {
+                let gathered = self
+                    .histograms
+                    .get_or_insert_with(|| Box::new(Gathered::new(ctx, kind, span)));
+                for (step, histogram) in histograms {
+                    gathered.add(step, histogram, self.present.get(step), name)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    fn finish(self, out: &mut Column<'q>) -> Result<(), EvalError> {
+        for step in self.present.iter() {
+            out.set(step, F::finish(&self.states[step]));
+        }
+        match self.histograms {
+            Some(gathered) => gathered.finish(&self.present, out),
+            None => Ok(()),
         }
     }
 }
@@ -267,9 +339,13 @@ impl<'q, F: Fold> Folded<'q, F> {
             .map(|_| Group::new(self.ctx, steps))
             .collect::<Result<_, _>>()?;
         let mut column = Column::new(&self.ctx.memory, steps)?;
-        for group in group_of {
+        for (series, group) in group_of.into_iter().enumerate() {
             vector.next(&mut column)?;
             self.ctx.work(steps)?;
+            if column.may_hold_histograms() {
+                let name = metric_name(&vector.labels[series]);
+                groups[group].add_histograms(self.ctx, &column, name, self.span)?;
+            }
             groups[group].add(&column);
         }
         self.groups = groups.into_iter();
@@ -283,12 +359,9 @@ impl<'q, F: Fold> Columns<'q> for Folded<'q, F> {
             self.aggregate(input)?;
         }
         out.clear();
-        if let Some(group) = self.groups.next() {
-            group
-                .present
-                .iter()
-                .for_each(|step| out.set(step, F::finish(&group.states[step])));
+        match self.groups.next() {
+            Some(group) => group.finish(out),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

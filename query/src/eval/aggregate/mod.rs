@@ -2,6 +2,7 @@
 
 mod count_values;
 mod fold;
+mod fold_histograms;
 mod limit_ratio;
 mod quantile;
 mod select;
@@ -44,23 +45,24 @@ pub(super) fn evaluate<'q>(
         .as_ref()
         .map(|param| scalar::evaluate(ctx, param, grid))
         .transpose()?;
+    let span = expr.expr.without_parens().span();
     let input = Grouped::new(build::vector(ctx, &expr.expr, grid)?, &expr.grouping);
     match expr.op {
-        Op::Sum => fold::evaluate::<fold::Summed>(ctx, input, grid),
-        Op::Avg => fold::evaluate::<fold::Averaged>(ctx, input, grid),
-        Op::Count => fold::evaluate::<fold::Counted>(ctx, input, grid),
-        Op::Min => fold::evaluate::<fold::Smallest>(ctx, input, grid),
-        Op::Max => fold::evaluate::<fold::Largest>(ctx, input, grid),
-        Op::Group => fold::evaluate::<fold::Present>(ctx, input, grid),
-        Op::Stddev => fold::evaluate::<fold::Deviation>(ctx, input, grid),
-        Op::Stdvar => fold::evaluate::<fold::Variance>(ctx, input, grid),
+        Op::Sum => fold::evaluate::<fold::Summed>(ctx, input, grid, span),
+        Op::Avg => fold::evaluate::<fold::Averaged>(ctx, input, grid, span),
+        Op::Count => fold::evaluate::<fold::Counted>(ctx, input, grid, span),
+        Op::Min => fold::evaluate::<fold::Smallest>(ctx, input, grid, span),
+        Op::Max => fold::evaluate::<fold::Largest>(ctx, input, grid, span),
+        Op::Group => fold::evaluate::<fold::Present>(ctx, input, grid, span),
+        Op::Stddev => fold::evaluate::<fold::Deviation>(ctx, input, grid, span),
+        Op::Stdvar => fold::evaluate::<fold::Variance>(ctx, input, grid, span),
         Op::Quantile => {
-            let (phi, span) = required(expr, parameter)?;
-            quantile::evaluate(ctx, input, phi, span.without_parens().span())
+            let (phi, param) = required(expr, parameter)?;
+            quantile::evaluate(ctx, input, phi, param.without_parens().span(), span)
         }
         op @ (Op::Topk | Op::Bottomk | Op::Limitk) => {
             let (k, _) = required(expr, parameter)?;
-            select::evaluate(ctx, input, grid, Limits::new(&k, grid)?, op)
+            select::evaluate(ctx, input, grid, Limits::new(&k, grid)?, op, span)
         }
         Op::CountValues | Op::LimitRatio => Err(EvalError::Execution("unexpected aggregation".to_owned())),
     }

@@ -10,12 +10,13 @@ use crate::eval::scalar::Scalar;
 use crate::eval::vector::{Columns, Vector};
 use crate::value::EvalError;
 
-/// Begins the evaluation. `span` is where φ was written.
+/// Begins the evaluation. `span` is where φ was written, `vector_span` where the vector was.
 pub(super) fn evaluate<'q>(
     ctx: &'q Context<'q>,
     input: Grouped<'q>,
     phi: Scalar<'q>,
     span: Span,
+    vector_span: Span,
 ) -> Result<Vector<'q>, EvalError> {
     match &phi {
         Scalar::Constant(phi) => annotate::invalid_quantile(ctx, *phi, span),
@@ -28,6 +29,7 @@ pub(super) fn evaluate<'q>(
         Quantiles {
             ctx,
             phi,
+            span: vector_span,
             input: Some(input),
             groups: Vec::new().into_iter(),
         },
@@ -51,6 +53,8 @@ fn warn_of_extremes(ctx: &Context<'_>, phis: &[f64], span: Span) {
 struct Quantiles<'q> {
     ctx: &'q Context<'q>,
     phi: Scalar<'q>,
+    /// Where the vector was written.
+    span: Span,
     input: Option<Grouped<'q>>,
     groups: std::vec::IntoIter<Vec<Column<'q>>>,
 }
@@ -66,6 +70,9 @@ impl<'q> Quantiles<'q> {
         for group in group_of {
             let mut column = Column::new(&self.ctx.memory, steps)?;
             vector.next(&mut column)?;
+            if column.drop_histograms() {
+                annotate::ignored_in_aggregation(self.ctx, "quantile", self.span);
+            }
             columns[group].push(column);
         }
         self.groups = columns.into_iter();

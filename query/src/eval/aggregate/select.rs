@@ -1,10 +1,14 @@
 //! Aggregations that pass some samples of each group on: `topk`, `bottomk`, `limitk`.
 
-use quorate_storage::Labels;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use quorate_storage::{Histogram, Labels};
 
 use super::{Grouped, Limits};
-use crate::ast::AggregateOp;
-use crate::eval::column::Column;
+use crate::ast::{AggregateOp, Span};
+use crate::eval::annotate;
+use crate::eval::column::{Cell, Column, samples_of};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::memory::Charge;
@@ -12,22 +16,32 @@ use crate::eval::vector::{Columns, Ready, Vector};
 use crate::value::EvalError;
 
 /// A sample that was selected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Picked {
     value: f64,
+    /// The sample's value if it is a histogram, as only `limitk` picks them.
+    histogram: Option<Arc<Histogram>>,
     series: usize,
+}
+
+impl Picked {
+    fn into_cell(self) -> Cell {
+        self.histogram.map_or(Cell::Number(self.value), Cell::Histogram)
+    }
 }
 
 /// What is selected of one group at one step.
 type Heap = Vec<Picked>;
 
-/// Evaluates the selection. Which series come out depends on all values, so all are read first.
+/// Evaluates the selection. Which series come out depends on all values, so all are read first. `span`
+/// is where the vector was written.
 pub(super) fn evaluate<'q>(
     ctx: &'q Context<'q>,
     input: Grouped<'q>,
     grid: Grid,
     limits: Limits,
     op: AggregateOp,
+    span: Span,
 ) -> Result<Vector<'q>, EvalError> {
     let Grouped {
         mut vector,
@@ -45,10 +59,32 @@ pub(super) fn evaluate<'q>(
     let mut column = Column::new(&ctx.memory, grid.count)?;
     for (series, group) in group_of.iter().enumerate() {
         vector.next(&mut column)?;
+        if op != AggregateOp::Limitk && column.drop_histograms() {
+            annotate::ignored_in_aggregation(ctx, op.as_str(), span);
+        }
+        for (step, histogram) in column.histograms() {
+            ctx.work(1)?;
+            let heap = &mut heaps[group * grid.count + step];
+            if heap.len() < limits.at(step) {
+                charge.grow(
+                    size_of::<Picked>() + histogram.memory_bytes(),
+                    samples_of(histogram),
+                )?;
+                heap.push(Picked {
+                    value: f64::NAN,
+                    histogram: Some(Arc::clone(histogram)),
+                    series,
+                });
+            }
+        }
         for (step, value) in column.iter() {
             ctx.work(1)?;
             let heap = &mut heaps[group * grid.count + step];
-            let picked = Picked { value, series };
+            let picked = Picked {
+                value,
+                histogram: None,
+                series,
+            };
             if heap.len() < limits.at(step) {
                 charge.grow(size_of::<Picked>(), 1)?;
                 heap.push(picked);
@@ -126,9 +162,9 @@ fn ranked<'q>(
         }
         for picked in heap {
             let mut column = Column::new(&ctx.memory, 1)?;
-            column.set(0, picked.value);
-            columns.push(column);
             out_labels.push(labels[picked.series].clone());
+            column.set_cell(0, picked.into_cell())?;
+            columns.push(column);
         }
     }
     Vector::new(ctx, out_labels, Ready::new(columns))
@@ -143,48 +179,40 @@ fn by_series<'q>(
     mut charge: Charge<'q>,
 ) -> Result<Vector<'q>, EvalError> {
     let count = heaps.iter().map(Vec::len).sum::<usize>();
-    let mut samples: Vec<(usize, usize, f64)> = Vec::with_capacity(count);
-    charge.grow(count * size_of::<(usize, usize, f64)>(), count)?;
+    let mut samples: Vec<(usize, Picked)> = Vec::with_capacity(count);
+    charge.grow(count * size_of::<(usize, Picked)>(), count)?;
     for (index, heap) in heaps.into_iter().enumerate() {
-        samples.extend(
-            heap.iter()
-                .map(|picked| (picked.series, index % grid.count, picked.value)),
-        );
+        samples.extend(heap.into_iter().map(|picked| (index % grid.count, picked)));
     }
-    samples.sort_unstable_by_key(|(series, step, _)| (*series, *step));
+    samples.sort_unstable_by_key(|(step, picked)| (picked.series, *step));
     let out_labels = samples
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|chunk| labels[chunk[0].0].clone())
+        .chunk_by(|a, b| a.1.series == b.1.series)
+        .map(|chunk| labels[chunk[0].1.series].clone())
         .collect();
     Vector::new(
         ctx,
         out_labels,
         Selection {
-            samples,
-            next: 0,
+            samples: samples.into_iter().peekable(),
             _charge: charge,
         },
     )
 }
 
 struct Selection<'q> {
-    /// (series, step, value), sorted.
-    samples: Vec<(usize, usize, f64)>,
-    next: usize,
+    /// (step, sample), sorted by series and step.
+    samples: Peekable<std::vec::IntoIter<(usize, Picked)>>,
     _charge: Charge<'q>,
 }
 
 impl<'q> Columns<'q> for Selection<'q> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
         out.clear();
-        let rest = &self.samples[self.next..];
-        let Some((series, ..)) = rest.first() else {
+        let Some(series) = self.samples.peek().map(|(_, picked)| picked.series) else {
             return Ok(());
         };
-        let samples = rest.iter().take_while(|sample| sample.0 == *series);
-        for (_, step, value) in samples {
-            out.set(*step, *value);
-            self.next += 1;
+        while let Some((step, picked)) = self.samples.next_if(|(_, picked)| picked.series == series) {
+            out.set_cell(step, picked.into_cell())?;
         }
         Ok(())
     }
@@ -199,12 +227,17 @@ mod tests {
         let is_less: fn(f64, f64) -> bool = |a, b| a.is_nan() || a < b;
         let mut heap = Heap::new();
         for (series, value) in [5.0, 1.0, f64::NAN, 3.0].into_iter().enumerate() {
-            heap.push(Picked { value, series });
+            heap.push(Picked {
+                value,
+                histogram: None,
+                series,
+            });
             sift_up(&mut heap, is_less);
         }
         assert!(heap[0].value.is_nan());
         heap[0] = Picked {
             value: 4.0,
+            histogram: None,
             series: 9,
         };
         sift_down(&mut heap, is_less);

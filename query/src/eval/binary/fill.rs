@@ -6,9 +6,10 @@ use quorate_storage::Labels;
 
 use super::join::{ambiguous, result_labels};
 use super::one_side::OneSide;
-use super::{Operation, build, signature};
+use super::operation::Operation;
+use super::{build, signature};
 use crate::ast::{BinaryExpr, Cardinality, VectorMatching};
-use crate::eval::column::{Bits, Column};
+use crate::eval::column::{Bits, Cell, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::memory::Charge;
@@ -37,7 +38,7 @@ pub(super) fn evaluate<'q>(
     let mut groups = Groups::new(ctx, &one, grid.count)?;
     let mut outputs = Outputs {
         ctx,
-        operation: Operation::of(expr)?,
+        operation: Operation::of(ctx, expr)?,
         matching,
         swapped,
         steps: grid.count,
@@ -58,7 +59,8 @@ pub(super) fn evaluate<'q>(
             .group_of(labels, matching)
             .map_or(&[][..], |group| one.variants(group));
         let filled_labels = signature(labels, matching);
-        for (step, value) in column.iter() {
+        for step in column.present().iter() {
+            let Some(value) = column.cell(step) else { continue };
             if matching.cardinality == Cardinality::OneToOne && groups.met[group].get(step) {
                 return Err(ambiguous(
                     "many-to-one matching must be explicit (group_left/group_right)",
@@ -66,13 +68,14 @@ pub(super) fn evaluate<'q>(
             }
             let partner = partners
                 .iter()
-                .find_map(|variant| Some((one.variant_labels(*variant), one.column(*variant).get(step)?)));
-            let Some((one_labels, one_value)) = partner.or(one_fill.map(|fill| (&filled_labels, fill)))
+                .find_map(|variant| Some((one.variant_labels(*variant), one.column(*variant).cell(step)?)));
+            let Some((one_labels, one_value)) =
+                partner.or(one_fill.map(|fill| (&filled_labels, Cell::Number(fill))))
             else {
                 continue;
             };
             groups.met[group].set(step);
-            outputs.add(step, group, (labels, value), (one_labels, one_value))?;
+            outputs.add(step, group, (labels, &value), (one_labels, &one_value))?;
         }
     }
     if let Some(fill) = many_fill {
@@ -81,9 +84,11 @@ pub(super) fn evaluate<'q>(
                 ctx.work(grid.count)?;
                 let one_labels = one.variant_labels(*variant);
                 let filled_labels = signature(one_labels, matching);
-                for (step, value) in one.column(*variant).iter() {
-                    if !groups.met[group].get(step) {
-                        outputs.add(step, group, (&filled_labels, fill), (one_labels, value))?;
+                let column = one.column(*variant);
+                for step in column.present().iter() {
+                    if let (false, Some(value)) = (groups.met[group].get(step), column.cell(step)) {
+                        let fill = Cell::Number(fill);
+                        outputs.add(step, group, (&filled_labels, &fill), (one_labels, &value))?;
                     }
                 }
             }
@@ -136,7 +141,7 @@ impl<'q> Groups<'q> {
 /// The results so far.
 struct Outputs<'q> {
     ctx: &'q Context<'q>,
-    operation: Operation,
+    operation: Operation<'q>,
     matching: &'q VectorMatching,
     swapped: bool,
     steps: usize,
@@ -154,8 +159,8 @@ impl Outputs<'_> {
         &mut self,
         step: usize,
         group: usize,
-        (many_labels, many): (&Labels, f64),
-        (one_labels, one): (&Labels, f64),
+        (many_labels, many): (&Labels, &Cell),
+        (one_labels, one): (&Labels, &Cell),
     ) -> Result<(), EvalError> {
         let labels = result_labels(many_labels, one_labels, self.operation, self.matching);
         let steps = self.steps;
@@ -181,11 +186,11 @@ impl Outputs<'_> {
             matched.set(step);
         }
         let (lhs, rhs) = if self.swapped { (one, many) } else { (many, one) };
-        if let Some(value) = self.operation.apply(lhs, rhs) {
+        if let Some(value) = self.operation.apply_cells(lhs, rhs) {
             if self.columns[id].present().get(step) {
                 return Err(duplicate_labels());
             }
-            self.columns[id].set(step, value);
+            self.columns[id].set_cell(step, value)?;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::collections::hash_map::Entry;
 
 use quorate_storage::{Labels, LabelsBuilder};
 
+use super::build;
 use super::one_side::OneSide;
-use super::{Operation, build};
+use super::operation::Operation;
 use crate::ast::{BinaryExpr, Cardinality, VectorMatching};
-use crate::eval::column::{Bits, Column};
+use crate::eval::column::{Bits, Cell, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::labelset::{drop_metadata, filter, only};
@@ -23,15 +24,30 @@ pub(super) fn evaluate<'q>(
     matching: &'q VectorMatching,
     grid: Grid,
 ) -> Result<Vector<'q>, EvalError> {
-    let operation = Operation::of(expr)?;
     let swapped = matching.cardinality == Cardinality::OneToMany;
     let (many_expr, one_expr) = if swapped {
         (&expr.rhs, &expr.lhs)
     } else {
         (&expr.lhs, &expr.rhs)
     };
-    let (many_labels, many) = build::vector(ctx, many_expr, grid)?.split();
-    let one = OneSide::new(ctx, build::vector(ctx, one_expr, grid)?, matching)?;
+    // Chains of operators recurse here, so this frame is kept small.
+    let many = build::vector(ctx, many_expr, grid)?;
+    let one = build::vector(ctx, one_expr, grid)?;
+    join(ctx, expr, matching, grid, (many, one))
+}
+
+#[inline(never)]
+fn join<'q>(
+    ctx: &'q Context<'q>,
+    expr: &'q BinaryExpr,
+    matching: &'q VectorMatching,
+    grid: Grid,
+    (many, one): (Vector<'q>, Vector<'q>),
+) -> Result<Vector<'q>, EvalError> {
+    let operation = Operation::of(ctx, expr)?;
+    let swapped = matching.cardinality == Cardinality::OneToMany;
+    let (many_labels, many) = many.split();
+    let one = OneSide::new(ctx, one, matching)?;
     let group_of: Vec<Option<usize>> = many_labels
         .iter()
         .map(|labels| one.group_of(labels, matching))
@@ -103,7 +119,7 @@ impl<'q> Pairs<'q> {
         many_labels: &[Labels],
         one: &OneSide<'q>,
         group_of: &[Option<usize>],
-        operation: Operation,
+        operation: Operation<'_>,
         matching: &VectorMatching,
     ) -> Result<Pairs<'q>, EvalError> {
         let mut charge = ctx
@@ -162,7 +178,7 @@ impl<'q> Pairs<'q> {
 pub(super) fn result_labels(
     many: &Labels,
     one: &Labels,
-    operation: Operation,
+    operation: Operation<'_>,
     matching: &VectorMatching,
 ) -> Labels {
     let mut labels = if operation.is_arithmetic() {
@@ -196,7 +212,7 @@ pub(super) fn result_labels(
 
 struct Join<'q> {
     ctx: &'q Context<'q>,
-    operation: Operation,
+    operation: Operation<'q>,
     matching: &'q VectorMatching,
     /// Whether the "many" side is the right one.
     swapped: bool,
@@ -264,8 +280,8 @@ impl<'q> Join<'q> {
                 Entry::Vacant(entry) => entry.insert(Output::new(self.ctx, scratch.len(), group)?),
             };
             let one = self.one.column(*variant);
-            for (step, many_value) in scratch.iter() {
-                let Some(one_value) = one.get(step) else { continue };
+            let may_hold_histograms = one.may_hold_histograms() || scratch.may_hold_histograms();
+            for step in scratch.present().iter().filter(|step| one.present().get(*step)) {
                 // A match that a comparison filters away is a match still.
                 if let Some(matched) = self.matched.get_mut(&group) {
                     if matched.get(step) {
@@ -282,17 +298,22 @@ impl<'q> Join<'q> {
                     held.matched.set(step);
                 }
                 let (lhs, rhs) = if self.swapped {
-                    (one_value, many_value)
+                    (one, &*scratch)
                 } else {
-                    (many_value, one_value)
+                    (&*scratch, one)
                 };
-                let Some(value) = self.operation.apply(lhs, rhs) else {
-                    continue;
+                let result = if may_hold_histograms {
+                    let sides = lhs.cell(step).zip(rhs.cell(step));
+                    sides.and_then(|(lhs, rhs)| self.operation.apply_cells(&lhs, &rhs))
+                } else {
+                    let numbers = lhs.get(step).zip(rhs.get(step));
+                    numbers.and_then(|(lhs, rhs)| self.operation.apply(lhs, rhs).map(Cell::Number))
                 };
+                let Some(result) = result else { continue };
                 if held.column.present().get(step) {
                     return Err(duplicate_labels());
                 }
-                held.column.set(step, value);
+                held.column.set_cell(step, result)?;
             }
         }
         Ok(())

@@ -3,16 +3,20 @@
 mod fill;
 mod join;
 mod one_side;
+mod operation;
 mod set;
+
+use std::sync::Arc;
 
 use quorate_storage::Labels;
 
+use self::operation::Operation;
 use super::build;
-use super::column::Column;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::grid::Grid;
-use super::labelset::{only, unmark, without_and_nameless};
-use super::operator::{self, Operator};
+use super::labelset::{drop_metadata, only, without_and_nameless};
+use super::operator::Operator;
 use super::scalar;
 use super::vector::{Mapped, Vector, relabel};
 use crate::ast::{BinaryExpr, ValueType, VectorMatching};
@@ -53,50 +57,21 @@ fn between_vectors<'q>(
 /// The labels that must be equal for two series to match.
 fn signature(labels: &Labels, matching: &VectorMatching) -> Labels {
     if matching.on {
-        unmark(&only(labels, &matching.labels))
+        only(labels, &matching.labels)
     } else {
         without_and_nameless(labels, &matching.labels)
     }
 }
 
-/// An operator and whether it answers 0 or 1 instead of filtering.
-#[derive(Clone, Copy, Debug)]
-struct Operation {
-    operator: Operator,
-    returns_bool: bool,
-}
-
-impl Operation {
-    fn of(expr: &BinaryExpr) -> Result<Operation, EvalError> {
-        Ok(Operation {
-            operator: operator::of(expr.op)?,
-            returns_bool: expr.bool_modifier,
-        })
-    }
-
-    /// The result; a comparison that holds keeps the left value.
-    #[inline]
-    fn apply(self, lhs: f64, rhs: f64) -> Option<f64> {
-        match self.operator {
-            Operator::Arithmetic(f) => Some(f(lhs, rhs)),
-            Operator::Comparison(f) if self.returns_bool => Some(f64::from(f(lhs, rhs))),
-            Operator::Comparison(f) => f(lhs, rhs).then_some(lhs),
-        }
-    }
-
-    fn is_arithmetic(self) -> bool {
-        matches!(self.operator, Operator::Arithmetic(_))
-    }
-}
-
 /// A vector and a scalar.
+#[inline(never)]
 fn with_scalar<'q>(
     ctx: &'q Context<'q>,
     expr: &'q BinaryExpr,
     grid: Grid,
     scalar_is_left: bool,
 ) -> Result<Vector<'q>, EvalError> {
-    let operation = Operation::of(expr)?;
+    let operation = Operation::of(ctx, expr)?;
     let (scalar_side, vector_side) = if scalar_is_left {
         (&expr.lhs, &expr.rhs)
     } else {
@@ -105,7 +80,7 @@ fn with_scalar<'q>(
     let scalar = scalar::evaluate(ctx, scalar_side, grid)?;
     let (labels, columns) = build::vector(ctx, vector_side, grid)?.split();
     let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
-        column.filter_map(|step, value| {
+        let of_number = |step: usize, value: f64| {
             let number = scalar.get(step);
             if !scalar_is_left {
                 return operation.apply(value, number);
@@ -115,11 +90,33 @@ fn with_scalar<'q>(
                 Operator::Comparison(f) if !operation.returns_bool => f(number, value).then_some(value),
                 _ => operation.apply(number, value),
             }
-        });
+        };
+        if !column.may_hold_histograms() {
+            column.filter_map(of_number);
+            return Ok(());
+        }
+        let numbers: Vec<(usize, f64)> = column.iter().collect();
+        column.map_histograms(false, |step, histogram| {
+            let (own, number) = (
+                Cell::Histogram(Arc::clone(histogram)),
+                Cell::Number(scalar.get(step)),
+            );
+            if scalar_is_left {
+                operation.apply_cells(&number, &own)
+            } else {
+                operation.apply_cells(&own, &number)
+            }
+        })?;
+        for (step, value) in numbers {
+            if let Some(value) = of_number(step, value) {
+                column.set(step, value);
+            }
+        }
+        Ok(())
     });
     if !operation.is_arithmetic() && !operation.returns_bool {
         return Vector::new(ctx, labels, mapped);
     }
-    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
+    let labels = labels.iter().map(drop_metadata).collect();
     relabel(ctx, labels, mapped)
 }

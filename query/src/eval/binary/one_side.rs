@@ -131,7 +131,7 @@ impl<'q> OneSide<'q> {
                     entry.insert(vec![None; steps])
                 }
             };
-            for (step, value) in column.iter() {
+            for step in column.present().iter() {
                 if let Some(owner) = owners[step].replace(series) {
                     let conflict = self.conflict.get_or_insert_with(|| Conflict {
                         steps: Bits::new(steps),
@@ -139,8 +139,8 @@ impl<'q> OneSide<'q> {
                     });
                     conflict.steps.set(step);
                 }
-                self.columns[variant].set(step, value);
             }
+            self.columns[variant].take_in(&column)?;
         }
         Ok(())
     }

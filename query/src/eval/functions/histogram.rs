@@ -1,89 +1,144 @@
-//! `histogram_quantile` and `histogram_fraction` of classic histograms.
+//! `histogram_quantile`, `histogram_quantiles` and `histogram_fraction` of classic and of native histograms.
 
 use std::collections::HashMap;
 
-use quorate_storage::Labels;
+use quorate_storage::{Histogram, Labels, LabelsBuilder};
 
 use super::buckets::{self, Bucket};
-use super::{build, scalar};
+use super::labels::name_of;
+use super::{build, native, scalar};
 use crate::ast::{Expr, Span};
 use crate::eval::annotate::{self, ForcedMonotonicity};
 use crate::eval::column::Column;
 use crate::eval::context::Context;
+use crate::eval::format::open_metrics;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::{BUCKET, filter};
+use crate::eval::labelset::{BUCKET, drop_metadata, filter, metric_name};
 use crate::eval::scalar::Scalar;
 use crate::eval::vector::{Columns, Vector, relabel};
 use crate::value::EvalError;
 
-/// `histogram_quantile(φ, buckets)`.
+/// `histogram_quantile(φ, vector)`.
 pub(super) fn quantile<'q>(
     ctx: &'q Context<'q>,
     args: &'q [Expr],
     grid: Grid,
 ) -> Result<Vector<'q>, EvalError> {
-    let phi = scalar::evaluate(ctx, &args[0], grid)?;
-    let phi_span = args[0].without_parens().span();
-    // Prometheus warns even if there is no histogram.
+    let function = Quantiles {
+        ctx,
+        grid,
+        phis: vec![phi(ctx, &args[0], grid)?],
+        forced: None,
+    };
+    over_histograms(ctx, &args[1], grid, function, |labels| vec![labels])
+}
+
+/// `histogram_quantiles(vector, "label", φ, …)`: each quantile as a series with φ in the label.
+pub(super) fn quantiles<'q>(
+    ctx: &'q Context<'q>,
+    args: &'q [Expr],
+    grid: Grid,
+) -> Result<Vector<'q>, EvalError> {
+    let [vector, label, phis @ ..] = args else {
+        return Err(EvalError::Execution(
+            "histogram_quantiles lacks arguments".to_owned(),
+        ));
+    };
+    let label = name_of(label, "quantile", "histogram_quantiles()")?;
+    let phis = phis
+        .iter()
+        .map(|arg| phi(ctx, arg, grid))
+        .collect::<Result<Vec<_>, _>>()?;
+    let values = phis.iter().map(|phi| match phi {
+        Scalar::Constant(phi) => Ok(open_metrics(*phi)),
+        Scalar::Steps(_) => Err(EvalError::Execution(
+            "histogram_quantiles() needs quantiles that are the same at all steps".to_owned(),
+        )),
+    });
+    let values = values.collect::<Result<Vec<_>, _>>()?;
+    let function = Quantiles {
+        ctx,
+        grid,
+        phis,
+        forced: None,
+    };
+    over_histograms(ctx, vector, grid, function, move |labels| {
+        let with = |value: &String| LabelsBuilder::from(&labels).set(label, value).build();
+        values.iter().map(with).collect()
+    })
+}
+
+/// A φ argument, of which the user is warned if it is no share, even if there is no histogram.
+fn phi<'q>(ctx: &'q Context<'q>, arg: &'q Expr, grid: Grid) -> Result<Scalar<'q>, EvalError> {
+    let phi = scalar::evaluate(ctx, arg, grid)?;
     let steps = if matches!(phi, Scalar::Constant(_)) {
         1
     } else {
         grid.count
     };
-    (0..steps).for_each(|step| annotate::invalid_quantile(ctx, phi.get(step), phi_span));
-    over_histograms(
-        ctx,
-        &args[1],
-        grid,
-        Quantile {
-            ctx,
-            grid,
-            phi,
-            span: args[1].without_parens().span(),
-            forced: None,
-        },
-    )
+    let span = arg.without_parens().span();
+    (0..steps).for_each(|step| annotate::invalid_quantile(ctx, phi.get(step), span));
+    Ok(phi)
 }
 
-/// `histogram_fraction(lower, upper, buckets)`.
+/// `histogram_fraction(lower, upper, vector)`.
 pub(super) fn fraction<'q>(
     ctx: &'q Context<'q>,
     args: &'q [Expr],
     grid: Grid,
 ) -> Result<Vector<'q>, EvalError> {
-    let lower = scalar::evaluate(ctx, &args[0], grid)?;
-    let upper = scalar::evaluate(ctx, &args[1], grid)?;
-    over_histograms(ctx, &args[2], grid, move |step, buckets: &mut Vec<Bucket>| {
-        buckets::fraction(lower.get(step), upper.get(step), buckets)
-    })
+    let function = Fraction {
+        ctx,
+        lower: scalar::evaluate(ctx, &args[0], grid)?,
+        upper: scalar::evaluate(ctx, &args[1], grid)?,
+    };
+    over_histograms(ctx, &args[2], grid, function, |labels| vec![labels])
 }
 
-/// What is computed of each histogram at each step.
+/// What is computed of each histogram at each step, maybe several things.
 trait OfHistogram {
-    fn evaluate(&mut self, step: usize, buckets: &mut Vec<Bucket>) -> f64;
+    /// The result with number `output` of a classic histogram.
+    fn classic(&mut self, step: usize, output: usize, buckets: &mut Vec<Bucket>) -> f64;
+
+    /// The result with number `output` of a native histogram, of a series with this name.
+    fn native(&mut self, step: usize, output: usize, histogram: &Histogram, name: &str, span: Span) -> f64;
 
     /// All histograms are done.
-    fn finish(&mut self) {}
-}
-
-impl<F: FnMut(usize, &mut Vec<Bucket>) -> f64> OfHistogram for F {
-    fn evaluate(&mut self, step: usize, buckets: &mut Vec<Bucket>) -> f64 {
-        self(step, buckets)
+    fn finish(&mut self, span: Span) {
+        let _ = span;
     }
 }
 
-struct Quantile<'q> {
+struct Fraction<'q> {
+    ctx: &'q Context<'q>,
+    lower: Scalar<'q>,
+    upper: Scalar<'q>,
+}
+
+impl OfHistogram for Fraction<'_> {
+    fn classic(&mut self, step: usize, _: usize, buckets: &mut Vec<Bucket>) -> f64 {
+        buckets::fraction(self.lower.get(step), self.upper.get(step), buckets)
+    }
+
+    fn native(&mut self, step: usize, _: usize, histogram: &Histogram, name: &str, span: Span) -> f64 {
+        let (value, effect) = native::fraction(self.lower.get(step), self.upper.get(step), histogram);
+        if let Some(effect) = effect {
+            annotate::nan_observations(self.ctx, effect, name, span);
+        }
+        value
+    }
+}
+
+struct Quantiles<'q> {
     ctx: &'q Context<'q>,
     grid: Grid,
-    phi: Scalar<'q>,
-    /// Where the buckets were written.
-    span: Span,
+    phis: Vec<Scalar<'q>>,
     forced: Option<ForcedMonotonicity>,
 }
 
-impl OfHistogram for Quantile<'_> {
-    fn evaluate(&mut self, step: usize, buckets: &mut Vec<Bucket>) -> f64 {
-        let (value, forced) = buckets::quantile(self.phi.get(step), buckets);
+impl OfHistogram for Quantiles<'_> {
+    fn classic(&mut self, step: usize, output: usize, buckets: &mut Vec<Bucket>) -> f64 {
+        let (value, forced) = buckets::quantile(self.phis[output].get(step), buckets);
         if let Some(forced) = forced {
             let time_ms = self.grid.time_ms(step);
             let forced = ForcedMonotonicity {
@@ -102,67 +157,76 @@ impl OfHistogram for Quantile<'_> {
         value
     }
 
-    fn finish(&mut self) {
+    fn native(&mut self, step: usize, output: usize, histogram: &Histogram, name: &str, span: Span) -> f64 {
+        let (value, effect) = native::quantile(self.phis[output].get(step), histogram);
+        if let Some(effect) = effect {
+            annotate::nan_observations(self.ctx, effect, name, span);
+        }
+        value
+    }
+
+    fn finish(&mut self, span: Span) {
         if let Some(forced) = self.forced.take() {
-            forced.tell(self.ctx, self.span);
+            forced.tell(self.ctx, span);
         }
     }
 }
 
-/// Puts the series of one histogram together and computes `function` of it.
+/// Puts the series of each classic histogram together and computes `function` of it, and of native ones. A native
+/// histogram and the buckets of a classic one belong together if they differ in nothing but `le`. `outputs` gives the
+/// labels of the results of a histogram.
 fn over_histograms<'q>(
     ctx: &'q Context<'q>,
     argument: &'q Expr,
     grid: Grid,
     function: impl OfHistogram + 'q,
+    outputs: impl Fn(Labels) -> Vec<Labels>,
 ) -> Result<Vector<'q>, EvalError> {
     let span = argument.without_parens().span();
     let input = build::vector(ctx, argument, grid)?;
-    let mut histograms: HashMap<Labels, usize> = HashMap::new();
+    let mut ids: HashMap<Labels, usize> = HashMap::new();
     let mut labels: Vec<Labels> = Vec::new();
     let mut last_series: Vec<usize> = Vec::new();
     let mut series = Vec::with_capacity(input.labels.len());
     for (index, set) in input.labels.iter().enumerate() {
-        let le = set.get(BUCKET).unwrap_or("");
-        let Some(upper_bound) = parse_bound(le) else {
-            series.push(None);
-            continue;
+        let bound = set.get(BUCKET).and_then(parse_bound);
+        let key = match bound {
+            Some(_) => filter(set, |name| name != BUCKET),
+            None => set.clone(),
         };
-        let without_bound = filter(set, |name| name != BUCKET);
-        let histogram = *histograms.entry(without_bound.clone()).or_insert_with(|| {
-            labels.push(without_bound);
+        let histogram = *ids.entry(key.clone()).or_insert_with(|| {
+            labels.push(key);
             last_series.push(0);
             labels.len() - 1
         });
         last_series[histogram] = index;
-        series.push(Some((histogram, upper_bound)));
+        series.push((histogram, bound));
     }
-    drop(histograms);
+    drop(ids);
     // Histograms are complete, and come out, in the order of their last series.
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|histogram| last_series[*histogram]);
     let out_labels = order
         .iter()
-        .map(|histogram| ctx.drop_metadata(&labels[*histogram]))
-        .collect();
-    let pending = labels.iter().map(|_| Vec::new()).collect();
-    let mut columns = Histograms {
+        .flat_map(|histogram| outputs(drop_metadata(&labels[*histogram])))
+        .collect::<Vec<_>>();
+    let columns = Histograms {
         ctx,
         span,
         input,
         series,
+        outputs: out_labels.len() / order.len().max(1),
         order: order
             .into_iter()
             .map(|histogram| (histogram, last_series[histogram]))
             .collect(),
-        pending,
+        pending: labels.iter().map(|_| Parts::default()).collect(),
+        labels,
+        current: Parts::default(),
         function,
         next_series: 0,
-        next_histogram: 0,
+        next_output: 0,
     };
-    if columns.order.is_empty() {
-        columns.read_rest(grid.count)?;
-    }
     relabel(ctx, out_labels, columns)
 }
 
@@ -179,19 +243,34 @@ fn parse_bound(text: &str) -> Option<f64> {
     }
 }
 
+/// What was read of a histogram.
+#[derive(Default)]
+struct Parts<'q> {
+    /// Bounds and counts of a classic histogram's buckets.
+    buckets: Vec<(f64, Column<'q>)>,
+    /// Native histograms; numbers in it were dropped.
+    native: Option<Column<'q>>,
+}
+
 struct Histograms<'q, F> {
     ctx: &'q Context<'q>,
     span: Span,
     input: Vector<'q>,
-    /// For each series of `input`, its histogram and its bound, if it has one.
-    series: Vec<Option<(usize, f64)>>,
+    /// For each series of `input`, its histogram and its bound, if it is a bucket.
+    series: Vec<(usize, Option<f64>)>,
+    /// How many results a histogram has.
+    outputs: usize,
     /// The histograms in order of their last series, with that series.
     order: Vec<(usize, usize)>,
-    /// For each histogram, the buckets read so far.
-    pending: Vec<Vec<(f64, Column<'q>)>>,
+    /// For each histogram, what was read so far.
+    pending: Vec<Parts<'q>>,
+    /// For each histogram, the labels of its series without `le`.
+    labels: Vec<Labels>,
+    /// The histogram whose results are asked for.
+    current: Parts<'q>,
     function: F,
     next_series: usize,
-    next_histogram: usize,
+    next_output: usize,
 }
 
 impl<'q, F: OfHistogram> Histograms<'q, F> {
@@ -199,53 +278,67 @@ impl<'q, F: OfHistogram> Histograms<'q, F> {
     fn read(&mut self, steps: usize) -> Result<(), EvalError> {
         let mut column = Column::new(&self.ctx.memory, steps)?;
         self.input.next(&mut column)?;
+        let labels = &self.input.labels[self.next_series];
         match self.series[self.next_series] {
-            Some((histogram, upper_bound)) => self.pending[histogram].push((upper_bound, column)),
-            None if column.present().is_empty() => {}
-            None => {
-                let labels = &self.input.labels[self.next_series];
-                annotate::bad_bucket_label(self.ctx, labels, labels.get(BUCKET).unwrap_or(""), self.span);
+            (histogram, Some(upper_bound)) => {
+                self.pending[histogram].buckets.push((upper_bound, column));
+            }
+            (histogram, None) => {
+                if column.iter().next().is_some() {
+                    annotate::bad_bucket_label(self.ctx, labels, labels.get(BUCKET).unwrap_or(""), self.span);
+                }
+                if column.may_hold_histograms() {
+                    self.pending[histogram].native = Some(column);
+                }
             }
         }
         self.next_series += 1;
-        Ok(())
-    }
-
-    /// Reads the series behind the last histogram's, which belong to none; the user is told of them.
-    fn read_rest(&mut self, steps: usize) -> Result<(), EvalError> {
-        while self.next_series < self.series.len() {
-            self.read(steps)?;
-        }
         Ok(())
     }
 }
 
 impl<'q, F: OfHistogram> Columns<'q> for Histograms<'q, F> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
-        let (histogram, last_series) = self.order[self.next_histogram];
-        while self.next_series <= last_series {
-            self.read(out.len())?;
-        }
         out.clear();
-        let columns = std::mem::take(&mut self.pending[histogram]);
-        let mut scratch = Vec::with_capacity(columns.len());
+        let Some((histogram, last_series)) = self.order.get(self.next_output / self.outputs).copied() else {
+            return Ok(());
+        };
+        let output = self.next_output % self.outputs;
+        self.next_output += 1;
+        if output == 0 {
+            while self.next_series <= last_series {
+                self.read(out.len())?;
+            }
+            self.current = std::mem::take(&mut self.pending[histogram]);
+        }
+        let name = metric_name(&self.labels[histogram]);
+        let mut scratch = Vec::with_capacity(self.current.buckets.len());
         for step in 0..out.len() {
-            self.ctx.work(columns.len())?;
+            self.ctx.work(self.current.buckets.len())?;
             scratch.clear();
-            scratch.extend(columns.iter().filter_map(|(upper_bound, column)| {
+            scratch.extend(self.current.buckets.iter().filter_map(|(upper_bound, column)| {
                 column.get(step).map(|count| Bucket {
                     upper_bound: *upper_bound,
                     count,
                 })
             }));
-            if !scratch.is_empty() {
-                out.set(step, self.function.evaluate(step, &mut scratch));
+            let native = self
+                .current
+                .native
+                .as_ref()
+                .and_then(|column| column.histogram(step));
+            match (scratch.is_empty(), native) {
+                (true, None) => {}
+                (false, None) => out.set(step, self.function.classic(step, output, &mut scratch)),
+                (true, Some(native)) => {
+                    let value = self.function.native(step, output, native, name, self.span);
+                    out.set(step, value);
+                }
+                (false, Some(_)) => annotate::mixed_classic_native(self.ctx, name, self.span),
             }
         }
-        self.next_histogram += 1;
-        if self.next_histogram == self.order.len() {
-            self.read_rest(out.len())?;
-            self.function.finish();
+        if self.next_output == self.order.len() * self.outputs {
+            self.function.finish(self.span);
         }
         Ok(())
     }

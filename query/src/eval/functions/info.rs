@@ -80,7 +80,7 @@ pub(super) fn evaluate<'q>(
                 }
             };
             if let Some(output) = output {
-                enriched.columns[output].take_sample(step, &column);
+                enriched.columns[output].take_sample(step, &column)?;
             }
         }
     }
@@ -290,6 +290,12 @@ impl<'q> Infos<'q> {
                 let time_ms = samples.timestamps[last];
                 if time_ms <= reference_ms.saturating_sub(lookback_ms) || is_stale(samples.values[last]) {
                     continue;
+                }
+                if samples.histogram(last).is_some() {
+                    return Err(EvalError::Execution(format!(
+                        "this should be an info metric, with float samples: {}",
+                        display(labels)
+                    )));
                 }
                 let (current, newest) = (&mut infos.current[group][step], &mut newest[group][step]);
                 match current {

@@ -7,12 +7,17 @@ mod histogram;
 mod info;
 mod labels;
 mod math;
+mod native;
 mod natural_order;
 mod sort;
 
+use quorate_storage::Histogram;
+
 use super::build;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::grid::Grid;
+use super::labelset::drop_metadata;
 use super::range;
 use super::scalar;
 use super::select::{self, Take};
@@ -27,6 +32,9 @@ pub(super) fn call<'q>(ctx: &'q Context<'q>, call: &'q Call, grid: Grid) -> Resu
     }
     if let Some(function) = math::of_one_number(call.func.name) {
         return map_values(ctx, &call.args[0], grid, function);
+    }
+    if let Some(function) = native::of_one_histogram(call.func.name) {
+        return map_histograms(ctx, &call.args[0], grid, function);
     }
     if let Some(function) = dates::part(call.func.name) {
         return dates::evaluate(ctx, call.args.first(), grid, function);
@@ -46,11 +54,8 @@ pub(super) fn call<'q>(ctx: &'q Context<'q>, call: &'q Call, grid: Grid) -> Resu
         "sort_by_label" => sort::by_labels(ctx, args, grid, false),
         "sort_by_label_desc" => sort::by_labels(ctx, args, grid, true),
         "histogram_quantile" => histogram::quantile(ctx, args, grid),
+        "histogram_quantiles" => histogram::quantiles(ctx, args, grid),
         "histogram_fraction" => histogram::fraction(ctx, args, grid),
-        // These look at native histograms alone, which this engine's series don't hold.
-        "histogram_avg" | "histogram_count" | "histogram_sum" | "histogram_stddev" | "histogram_stdvar" => {
-            Ok(Vector::empty(ctx))
-        }
         name => Err(EvalError::Unsupported {
             feature: format!("{name}()"),
         }),
@@ -65,11 +70,32 @@ fn map_values<'q>(
     function: fn(f64) -> f64,
 ) -> Result<Vector<'q>, EvalError> {
     let (labels, columns) = build::vector(ctx, argument, grid)?.split();
-    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
+    let labels = labels.iter().map(drop_metadata).collect();
     relabel(
         ctx,
         labels,
-        Mapped::new(columns, move |column| column.map(function)),
+        Mapped::new(columns, move |column: &mut Column<'q>| {
+            column.map(function);
+            Ok(())
+        }),
+    )
+}
+
+/// Applies a function to every histogram and drops the metric's name. Numbers have no result.
+fn map_histograms<'q>(
+    ctx: &'q Context<'q>,
+    argument: &'q Expr,
+    grid: Grid,
+    function: fn(&Histogram) -> f64,
+) -> Result<Vector<'q>, EvalError> {
+    let (labels, columns) = build::vector(ctx, argument, grid)?.split();
+    let labels = labels.iter().map(drop_metadata).collect();
+    relabel(
+        ctx,
+        labels,
+        Mapped::new(columns, move |column: &mut Column<'q>| {
+            column.map_histograms(false, |_, histogram| Some(Cell::Number(function(histogram))))
+        }),
     )
 }
 
@@ -82,11 +108,12 @@ fn timestamp<'q>(ctx: &'q Context<'q>, argument: &'q Expr, grid: Grid) -> Result
         _ => build::vector(ctx, argument, grid)?.split(),
     };
     let is_selector = matches!(argument.without_parens(), Expr::VectorSelector(_));
-    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
-    let mapped = Mapped::new(columns, move |column| {
+    let labels = labels.iter().map(drop_metadata).collect();
+    let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
         if !is_selector {
-            column.filter_map(|step, _| Some(grid.time_ms(step) as f64 / 1000.0));
+            column.replace_all(|step| grid.time_ms(step) as f64 / 1000.0);
         }
+        Ok(())
     });
     relabel(ctx, labels, mapped)
 }

@@ -7,10 +7,10 @@ use quorate_storage::Labels;
 use super::labels::text_of;
 use super::{build, natural_order};
 use crate::ast::Expr;
-use crate::eval::column::Column;
+use crate::eval::column::{Cell, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
-use crate::eval::vector::{Ready, Vector};
+use crate::eval::vector::{Mapped, Ready, Vector};
 use crate::value::EvalError;
 
 /// Orders an instant vector by value, NaN last. The result of a range query is always in order of labels, so there
@@ -21,7 +21,13 @@ pub(super) fn by_value<'q>(
     grid: Grid,
     descending: bool,
 ) -> Result<Vector<'q>, EvalError> {
-    let vector = build::vector(ctx, argument, grid)?;
+    let (labels, columns) = build::vector(ctx, argument, grid)?.split();
+    // Histograms have no order.
+    let numbers = Mapped::new(columns, |column: &mut Column<'q>| {
+        column.drop_histograms();
+        Ok(())
+    });
+    let vector = Vector::new(ctx, labels, numbers)?;
     if grid.count != 1 {
         return Ok(vector);
     }
@@ -74,19 +80,23 @@ fn reorder<'q>(
     compare: impl Fn((&Labels, f64), (&Labels, f64)) -> Ordering,
 ) -> Result<Vector<'q>, EvalError> {
     let mut scratch = Column::new(&ctx.memory, 1)?;
-    let mut samples: Vec<(Labels, f64)> = Vec::new();
+    let mut samples: Vec<(Labels, Cell)> = Vec::new();
     for labels in std::mem::take(&mut vector.labels) {
         vector.next(&mut scratch)?;
-        if let Some(value) = scratch.get(0) {
-            samples.push((labels, value));
+        if let Some(cell) = scratch.cell(0) {
+            samples.push((labels, cell));
         }
     }
-    samples.sort_by(|(a, value_a), (b, value_b)| compare((a, *value_a), (b, *value_b)));
+    let value_of = |cell: &Cell| match cell {
+        Cell::Number(value) => *value,
+        Cell::Histogram(_) => f64::NAN,
+    };
+    samples.sort_by(|(a, of_a), (b, of_b)| compare((a, value_of(of_a)), (b, value_of(of_b))));
     let mut columns = Vec::with_capacity(samples.len());
     let mut labels = Vec::with_capacity(samples.len());
-    for (set, value) in samples {
+    for (set, cell) in samples {
         let mut column = Column::new(&ctx.memory, 1)?;
-        column.set(0, value);
+        column.set_cell(0, cell)?;
         columns.push(column);
         labels.push(set);
     }

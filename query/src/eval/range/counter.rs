@@ -1,8 +1,12 @@
 //! `rate` and its kin: differences within a window, extrapolated or not, and how often values change.
 
-use quorate_storage::SampleColumns;
+use quorate_storage::{Histogram, SampleColumns};
 
-use super::{Kernel, Window};
+use super::histograms;
+use super::{Kernel, OnHistograms, Series, Window};
+use crate::eval::annotate;
+use crate::eval::column::Cell;
+use crate::value::EvalError;
 
 /// `rate`, `increase` and `delta`.
 pub(super) struct Extrapolated {
@@ -51,35 +55,13 @@ impl Extrapolated {
     }
 }
 
-impl Kernel for Extrapolated {
-    fn begin(&mut self, samples: &SampleColumns) {
-        self.resets.clear();
-        self.next_reset = 0;
-        if self.is_counter {
-            let pairs = samples.values.windows(2).enumerate();
-            self.resets.extend(
-                pairs
-                    .filter(|(_, pair)| pair[1] < pair[0])
-                    .map(|(index, _)| index + 1),
-            );
-        }
-    }
-
-    fn looks_at_all(&self) -> bool {
-        false
-    }
-
-    /// Prometheus's `extrapolatedRate`. The samples are taken to reach to the window's bounds if they end within 1.1
-    /// of their average distance, else by half that distance; a counter is not followed below zero.
-    fn evaluate(&mut self, window: &Window<'_>) -> Option<f64> {
-        if window.len() < 2 {
-            return None;
-        }
+impl Extrapolated {
+    /// Prometheus's `extrapolatedRate`: by what the gain from the first to the last sample is multiplied. The samples
+    /// are taken to reach to the window's bounds if they end within 1.1 of their average distance, else by half that
+    /// distance; a counter is not followed below zero. There are at least two samples.
+    fn factor(&self, window: &Window<'_>, gain: f64, first_value: f64) -> f64 {
         let timestamps = window.timestamps();
-        let first_value = window.values()[0];
         let (first_ms, last_ms) = (timestamps[0], timestamps[timestamps.len() - 1]);
-        let gain = self.gain(window);
-
         let mut to_start = (first_ms - window.start_ms) as f64 / 1000.0;
         let mut to_end = (window.end_ms - last_ms) as f64 / 1000.0;
         let sampled = (last_ms - first_ms) as f64 / 1000.0;
@@ -101,7 +83,56 @@ impl Kernel for Extrapolated {
         if self.per_second {
             factor /= self.range_seconds;
         }
-        Some(gain * factor)
+        factor
+    }
+}
+
+impl Kernel for Extrapolated {
+    fn begin(&mut self, samples: &SampleColumns) {
+        self.resets.clear();
+        self.next_reset = 0;
+        if self.is_counter {
+            let pairs = samples.values.windows(2).enumerate();
+            self.resets.extend(
+                pairs
+                    .filter(|(_, pair)| pair[1] < pair[0])
+                    .map(|(index, _)| index + 1),
+            );
+        }
+    }
+
+    fn looks_at_all(&self) -> bool {
+        false
+    }
+
+    fn evaluate(&mut self, window: &Window<'_>) -> Option<f64> {
+        if window.len() < 2 {
+            return None;
+        }
+        let first_value = window.values()[0];
+        let gain = self.gain(window);
+        Some(gain * self.factor(window, gain, first_value))
+    }
+
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::EvaluateApart
+    }
+
+    fn evaluate_histograms(
+        &mut self,
+        window: &Window<'_>,
+        series: &Series<'_>,
+    ) -> Result<Option<Cell>, EvalError> {
+        let points = window.histograms();
+        if points.len() < window.len() {
+            annotate::mixed_floats_histograms(series.ctx, series.name, series.span);
+            return Ok(None);
+        }
+        let Some(mut gain) = histograms::gain(points, self.is_counter, series) else {
+            return Ok(None);
+        };
+        gain.scale(self.factor(window, gain.count, points[0].1.count));
+        Ok(Some(Cell::histogram(gain)))
     }
 }
 
@@ -129,36 +160,79 @@ impl Kernel for Instantaneous {
         let gain = if last < before { last } else { last - before };
         Some(gain / (interval_ms as f64 / 1000.0))
     }
+
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::EvaluateApart
+    }
+
+    fn evaluate_histograms(
+        &mut self,
+        window: &Window<'_>,
+        series: &Series<'_>,
+    ) -> Result<Option<Cell>, EvalError> {
+        let &[.., before_ms, last_ms] = window.timestamps() else {
+            return Ok(None);
+        };
+        let last_two = (window.cell(window.len() - 2), window.cell(window.len() - 1));
+        let (before, last) = match &last_two {
+            (Cell::Number(_), Cell::Number(_)) => return Ok(self.evaluate(window).map(Cell::Number)),
+            (Cell::Histogram(before), Cell::Histogram(last)) => (before, last),
+            _ => {
+                annotate::mixed_floats_histograms(series.ctx, series.name, series.span);
+                return Ok(None);
+            }
+        };
+        let Some(mut gain) = histograms::last_gain(before, last, self.is_rate, series) else {
+            return Ok(None);
+        };
+        if self.is_rate {
+            gain.divide((last_ms - before_ms) as f64 / 1000.0);
+        }
+        Ok(Some(Cell::histogram(gain)))
+    }
+}
+
+/// Which samples count, given the one before. A histogram that follows a number, or the other way round, always does.
+#[derive(Clone, Copy)]
+pub(super) struct Transition {
+    pub(super) of_numbers: fn(f64, f64) -> bool,
+    pub(super) of_histograms: fn(&Histogram, &Histogram) -> bool,
+}
+
+impl Transition {
+    /// Those that differ from the one before.
+    pub(super) const CHANGE: Transition = Transition {
+        of_numbers: |previous, current| current != previous && !(current.is_nan() && previous.is_nan()),
+        of_histograms: |previous, current| !current.same_counts(previous),
+    };
+
+    /// Those that are below the one before.
+    pub(super) const RESET: Transition = Transition {
+        of_numbers: |previous, current| current < previous,
+        of_histograms: |previous, current| current.detect_reset(previous),
+    };
+
+    /// Whether the sample with this index, which isn't the first, counts.
+    pub(super) fn counts(self, samples: &SampleColumns, index: usize) -> bool {
+        match (samples.histogram(index - 1), samples.histogram(index)) {
+            (None, None) => (self.of_numbers)(samples.values[index - 1], samples.values[index]),
+            (Some(previous), Some(current)) => (self.of_histograms)(previous, current),
+            _ => true,
+        }
+    }
 }
 
 /// `changes` and `resets`: how many samples differ from, or are below, the one before.
 pub(super) struct Count {
-    counts: fn(f64, f64) -> bool,
+    transition: Transition,
     /// For each sample, how many up to it count.
     before: Vec<u32>,
 }
 
-/// Whether a value is another one than the one before.
-pub(super) fn is_change(previous: f64, current: f64) -> bool {
-    current != previous && !(current.is_nan() && previous.is_nan())
-}
-
-/// Whether a value is below the one before.
-pub(super) fn is_reset(previous: f64, current: f64) -> bool {
-    current < previous
-}
-
 impl Count {
-    pub(super) fn changes() -> Count {
+    pub(super) fn new(transition: Transition) -> Count {
         Count {
-            counts: is_change,
-            before: Vec::new(),
-        }
-    }
-
-    pub(super) fn resets() -> Count {
-        Count {
-            counts: is_reset,
+            transition,
             before: Vec::new(),
         }
     }
@@ -167,13 +241,23 @@ impl Count {
 impl Kernel for Count {
     fn begin(&mut self, samples: &SampleColumns) {
         self.before.clear();
+        let numbers_only = samples.histograms.is_empty();
         let mut total = 0;
         for (index, value) in samples.values.iter().enumerate() {
-            if index > 0 && (self.counts)(samples.values[index - 1], *value) {
-                total += 1;
+            if index > 0 {
+                let counts = if numbers_only {
+                    (self.transition.of_numbers)(samples.values[index - 1], *value)
+                } else {
+                    self.transition.counts(samples, index)
+                };
+                total += u32::from(counts);
             }
             self.before.push(total);
         }
+    }
+
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::EvaluateAlike
     }
 
     fn looks_at_all(&self) -> bool {
@@ -247,8 +331,14 @@ mod tests {
         let value = evaluate(Extrapolated::new(true, true, 30_000), &columns, -10, 30_000);
         // 3 up, reset, 1 and 3 up; the 10 ms to the start are nearer than zero.
         assert_eq!(value, Some(7.0 * ((30.0 + 0.01) / 30.0 / 30.0)));
-        assert_eq!(evaluate(Count::resets(), &columns, -10, 30_000), Some(1.0));
-        assert_eq!(evaluate(Count::changes(), &columns, -10, 30_000), Some(3.0));
+        assert_eq!(
+            evaluate(Count::new(Transition::RESET), &columns, -10, 30_000),
+            Some(1.0)
+        );
+        assert_eq!(
+            evaluate(Count::new(Transition::CHANGE), &columns, -10, 30_000),
+            Some(3.0)
+        );
     }
 
     #[test]
@@ -277,6 +367,9 @@ mod tests {
     #[test]
     fn nan_to_nan_is_no_change() {
         let columns = samples(&[(0, f64::NAN), (10, f64::NAN), (20, 1.0), (30, f64::NAN)]);
-        assert_eq!(evaluate(Count::changes(), &columns, -10, 30), Some(2.0));
+        assert_eq!(
+            evaluate(Count::new(Transition::CHANGE), &columns, -10, 30),
+            Some(2.0)
+        );
     }
 }

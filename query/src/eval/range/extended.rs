@@ -3,8 +3,13 @@
 //! Both see samples up to the lookback outside of the window; `Window` then holds those too, and its `start_ms` and
 //! `end_ms` are the bounds as written.
 
-use super::{Kernel, Window};
+use quorate_storage::{CounterResetHint, Histogram};
+
+use super::counter::Transition;
+use super::{Kernel, OnHistograms, Series, Window, histograms};
 use crate::ast::{Boundary, Call, Expr};
+use crate::eval::annotate;
+use crate::eval::column::Cell;
 use crate::value::EvalError;
 
 const WITH_ANCHORED: [&str; 5] = ["changes", "delta", "increase", "rate", "resets"];
@@ -46,18 +51,145 @@ pub(super) struct Extended {
     pub(super) range_seconds: Option<f64>,
 }
 
+impl Extended {
+    /// The samples, by place in the window, that the values at the bounds are taken from: the last at or before the
+    /// start, and the last before the end or, if smoothed, the first not before it. `None` if all are on one side.
+    fn ends(&self, window: &Window<'_>) -> Option<(usize, usize)> {
+        let times = window.timestamps();
+        let first = anchor(times, window.start_ms);
+        let mut last = times.len() - 1;
+        if self.boundary == Boundary::Smoothed {
+            last = times[..last].partition_point(|time_ms| *time_ms < window.end_ms);
+        }
+        (times[last] > window.start_ms && times[first] <= window.end_ms).then_some((first, last))
+    }
+
+    /// [`Kernel::evaluate`] for the histograms of a window from `first` to `last`.
+    fn gain(&self, window: &Window<'_>, points: &[&Histogram], series: &Series<'_>) -> Option<Histogram> {
+        let (first, last) = self.ends(window)?;
+        let times = &window.timestamps()[first..=last];
+        let smoothed = self.boundary == Boundary::Smoothed;
+        let end = points.len() - 1;
+        let between = |from: usize, time_ms: i64| {
+            let (from_ms, to_ms) = (times[from], times[from + 1]);
+            let share = (time_ms - from_ms) as f64 / (to_ms - from_ms) as f64;
+            let between = interpolate_histograms(points[from], points[from + 1], share, self.is_counter);
+            if between.is_none() {
+                annotate::mixed_schemas(series.ctx, series.name, series.span);
+            }
+            between
+        };
+        let starts_between = smoothed && times[0] < window.start_ms;
+        let left = if starts_between {
+            between(0, window.start_ms)?
+        } else {
+            points[0].clone()
+        };
+        let ends_between = smoothed && end > 0 && times[end] > window.end_ms;
+        let right = if ends_between {
+            between(end - 1, window.end_ms)?
+        } else {
+            points[end].clone()
+        };
+        let mut gain = right.clone();
+        histograms::subtract(&mut gain, &left, series)?;
+        if self.is_counter {
+            // If the start lies between two samples, a reset between them is in `left` already.
+            let begin = usize::from(starts_between);
+            let inner_end = if ends_between { end } else { end + 1 };
+            for (before, current) in (begin..inner_end).zip(begin + 1..inner_end) {
+                if points[current].detect_reset(points[before]) {
+                    gain.add(points[before]).ok()?;
+                }
+            }
+            if ends_between && begin < inner_end && right.detect_reset(points[inner_end - 1]) {
+                gain.add(points[inner_end - 1]).ok()?;
+            }
+        }
+        if let Some(seconds) = self.range_seconds {
+            gain.divide(seconds);
+        }
+        gain.counter_reset_hint = CounterResetHint::Gauge;
+        gain.compact();
+        Some(gain)
+    }
+}
+
+/// The histogram at a share of the way between two; `None` if one has custom buckets and the other has not. A counter
+/// that was reset between them begins at zero.
+pub(in crate::eval) fn interpolate_histograms(
+    from: &Histogram,
+    to: &Histogram,
+    share: f64,
+    is_counter: bool,
+) -> Option<Histogram> {
+    let mut way = to.clone();
+    if is_counter && from.uses_custom_buckets() == to.uses_custom_buckets() && to.detect_reset(from) {
+        way.scale(share);
+        way.counter_reset_hint = CounterResetHint::Reset;
+        return Some(way);
+    }
+    way.sub(from).ok()?;
+    way.scale(share);
+    way.add(from).ok()?;
+    let is_gauge = |histogram: &Histogram| histogram.counter_reset_hint == CounterResetHint::Gauge;
+    way.counter_reset_hint = if is_gauge(from) && is_gauge(to) {
+        CounterResetHint::Gauge
+    } else {
+        CounterResetHint::Unknown
+    };
+    Some(way)
+}
+
 impl Kernel for Extended {
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::EvaluateApart
+    }
+
+    fn evaluate_histograms(
+        &mut self,
+        window: &Window<'_>,
+        series: &Series<'_>,
+    ) -> Result<Option<Cell>, EvalError> {
+        let Some((first, last)) = self.ends(window) else {
+            return Ok(None);
+        };
+        let all = window.first + first..window.first + last + 1;
+        let points: Vec<&Histogram> = window
+            .histograms()
+            .iter()
+            .filter(|(index, _)| all.contains(index))
+            .map(|(_, histogram)| histogram.as_ref())
+            .collect();
+        if points.is_empty() {
+            return Ok(self.evaluate(window).map(Cell::Number));
+        }
+        if points.len() < all.len() {
+            annotate::mixed_floats_histograms(series.ctx, series.name, series.span);
+            return Ok(None);
+        }
+        let is_gauge = |histogram: &&Histogram| histogram.counter_reset_hint == CounterResetHint::Gauge;
+        if self.is_counter && points.iter().any(is_gauge) {
+            annotate::not_a_counter(series.ctx, series.name, series.span);
+        }
+        if !self.is_counter && !points.first().into_iter().chain(points.last()).all(is_gauge) {
+            annotate::not_a_gauge(series.ctx, series.name, series.span);
+        }
+        let is_custom = points[0].uses_custom_buckets();
+        if points
+            .iter()
+            .any(|histogram| histogram.uses_custom_buckets() != is_custom)
+        {
+            annotate::mixed_schemas(series.ctx, series.name, series.span);
+            return Ok(None);
+        }
+        Ok(self.gain(window, &points, series).map(Cell::histogram))
+    }
+
     fn evaluate(&mut self, window: &Window<'_>) -> Option<f64> {
         let (times, values) = (window.timestamps(), window.values());
         let smoothed = self.boundary == Boundary::Smoothed;
-        let mut first = anchor(times, window.start_ms);
-        let mut last = times.len() - 1;
-        if smoothed {
-            last = times[..last].partition_point(|time_ms| *time_ms < window.end_ms);
-        }
-        if times[last] <= window.start_ms || times[first] > window.end_ms {
-            return None;
-        }
+        let (mut first, last) = self.ends(window)?;
         let at = |index: usize| (times[index], values[index]);
         let left = if smoothed && times[first] < window.start_ms {
             interpolate(at(first), at(first + 1), window.start_ms, self.is_counter)
@@ -92,20 +224,22 @@ impl Kernel for Extended {
 
 /// `changes` and `resets` of an anchored window.
 pub(super) struct AnchoredCount {
-    /// Whether a value counts, given the one before.
-    pub(super) counts: fn(f64, f64) -> bool,
+    pub(super) transition: Transition,
 }
 
 impl Kernel for AnchoredCount {
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::EvaluateAlike
+    }
+
     fn evaluate(&mut self, window: &Window<'_>) -> Option<f64> {
         let times = window.timestamps();
         if times[times.len() - 1] <= window.start_ms {
             return None;
         }
-        let values = &window.values()[anchor(times, window.start_ms)..];
-        let count = values
-            .windows(2)
-            .filter(|pair| (self.counts)(pair[0], pair[1]))
+        let anchor = window.first + anchor(times, window.start_ms);
+        let count = (anchor + 1..window.end)
+            .filter(|index| self.transition.counts(window.samples, *index))
             .count();
         Some(count as f64)
     }
@@ -181,7 +315,7 @@ mod tests {
     #[test]
     fn the_anchor_counts() {
         let changes = || AnchoredCount {
-            counts: |before, value| before != value,
+            transition: Transition::CHANGE,
         };
         let samples = [(0, 2.0), (60_000, 1.0), (120_000, 1.0)];
         assert_eq!(value(changes(), &samples, (30_000, 120_000)), Some(1.0));

@@ -2,25 +2,31 @@
 
 mod counter;
 mod extended;
+mod histograms;
 mod over_time;
 mod regression;
 mod spread;
 mod table;
 
-use quorate_storage::{Labels, SampleColumns};
+use std::sync::Arc;
 
+use quorate_storage::{CounterResetHint, Histogram, Labels, SampleColumns};
+
+use super::annotate;
 use super::build;
-use super::column::Column;
+use super::column::{Cell, Column};
 use super::context::Context;
 use super::grid::{Grid, Times};
+use super::labelset::metric_name;
 use super::memory::Charge;
 use super::select::{Selected, is_stale};
 use super::vector::{Columns, Unlabelled};
-use crate::ast::{Boundary, Expr};
+use crate::ast::{Boundary, Expr, Span};
 use crate::source::SelectHints;
 use crate::value::EvalError;
 
-pub(super) use extended::{check_call, interpolate};
+pub(super) use extended::{check_call, interpolate, interpolate_histograms};
+pub(super) use histograms::Noticed;
 pub(super) use over_time::absent_over_time;
 pub(super) use table::call;
 
@@ -34,10 +40,44 @@ trait Kernel {
     /// The function's value over a window, which holds at least one sample.
     fn evaluate(&mut self, window: &Window<'_>) -> Option<f64>;
 
+    /// What the function does with histograms.
+    fn on_histograms(&self) -> OnHistograms {
+        OnHistograms::Ignore
+    }
+
+    /// The function's value over a window with at least one histogram, if that is what it does with them.
+    fn evaluate_histograms(
+        &mut self,
+        window: &Window<'_>,
+        series: &Series<'_>,
+    ) -> Result<Option<Cell>, EvalError> {
+        let _ = series;
+        Ok(self.evaluate(window).map(Cell::Number))
+    }
+
     /// Whether `evaluate` looks at every sample of the window.
     fn looks_at_all(&self) -> bool {
         true
     }
+}
+
+/// What a function does with the histograms of a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OnHistograms {
+    /// It leaves them out and says so if there are numbers too.
+    Ignore,
+    /// It looks at times alone, or knew them from the start: its kernel evaluates all windows alike.
+    EvaluateAlike,
+    /// Its kernel evaluates windows with histograms in another way.
+    EvaluateApart,
+}
+
+/// The series a window is of, and where the user is told of it.
+struct Series<'a> {
+    ctx: &'a Context<'a>,
+    name: &'a str,
+    /// Where the argument was written.
+    span: Span,
 }
 
 /// The samples of one series that one step looks at.
@@ -70,6 +110,23 @@ impl<'a> Window<'a> {
     fn len(&self) -> usize {
         self.end - self.first
     }
+
+    /// The histograms of the window.
+    fn histograms(&self) -> &'a [(usize, Arc<Histogram>)] {
+        let all = self.samples.histograms.as_slice();
+        let first = all.partition_point(|(index, _)| *index < self.first);
+        let end = all.partition_point(|(index, _)| *index < self.end);
+        &all[first..end]
+    }
+
+    /// A sample by its place in the window.
+    fn cell(&self, place: usize) -> Cell {
+        let index = self.first + place;
+        match self.samples.histogram(index) {
+            Some(histogram) => Cell::Histogram(Arc::clone(histogram)),
+            None => Cell::Number(self.samples.values[index]),
+        }
+    }
 }
 
 /// A range vector over the steps of a grid: each series' samples once, for all windows.
@@ -99,13 +156,37 @@ struct Resampled<'q> {
     _charge: Charge<'q>,
 }
 
+/// A sample of a subquery: nobody looked at what lies between it and the one before.
+fn resampled(histogram: &Arc<Histogram>) -> Arc<Histogram> {
+    match histogram.counter_reset_hint {
+        CounterResetHint::Unknown | CounterResetHint::Gauge => Arc::clone(histogram),
+        CounterResetHint::Reset | CounterResetHint::NotReset => Arc::new(Histogram {
+            counter_reset_hint: CounterResetHint::Unknown,
+            ..Histogram::clone(histogram)
+        }),
+    }
+}
+
 impl<'q> Resampled<'q> {
     fn next(&mut self) -> Result<&SampleColumns, EvalError> {
         self.vector.next(&mut self.column)?;
         self.ctx.work(self.column.len())?;
         self.samples.clear();
-        for (step, value) in self.column.iter() {
-            self.samples.push(self.grid.time_ms(step), value);
+        if !self.column.may_hold_histograms() {
+            for (step, value) in self.column.iter() {
+                self.samples.push(self.grid.time_ms(step), value);
+            }
+            return Ok(&self.samples);
+        }
+        for step in self.column.present().iter() {
+            let time_ms = self.grid.time_ms(step);
+            match self.column.cell(step) {
+                Some(Cell::Number(value)) => self.samples.push(time_ms, value),
+                Some(Cell::Histogram(histogram)) => {
+                    self.samples.push_histogram(time_ms, resampled(&histogram));
+                }
+                None => {}
+            }
         }
         Ok(&self.samples)
     }
@@ -216,19 +297,52 @@ impl<'q> RangeVector<'q> {
 }
 
 fn drop_stale(samples: &mut SampleColumns) {
-    if !samples.values.iter().any(|value| is_stale(*value)) {
-        return;
+    if samples.values.iter().any(|value| is_stale(*value)) {
+        retain(samples, |_, value| !is_stale(value));
     }
+}
+
+/// Keeps the samples that `keep` says by index and value.
+fn retain(samples: &mut SampleColumns, keep: impl Fn(usize, f64) -> bool) {
+    let mut histograms = std::mem::take(&mut samples.histograms).into_iter().peekable();
     let mut kept = 0;
     for index in 0..samples.values.len() {
-        if !is_stale(samples.values[index]) {
-            samples.values[kept] = samples.values[index];
-            samples.timestamps[kept] = samples.timestamps[index];
-            kept += 1;
+        let histogram = histograms.next_if(|(at, _)| *at == index);
+        if !keep(index, samples.values[index]) {
+            continue;
         }
+        samples.values[kept] = samples.values[index];
+        samples.timestamps[kept] = samples.timestamps[index];
+        samples
+            .histograms
+            .extend(histogram.map(|(_, histogram)| (kept, histogram)));
+        kept += 1;
     }
     samples.values.truncate(kept);
     samples.timestamps.truncate(kept);
+}
+
+/// The numbers among samples.
+fn numbers_of(samples: &SampleColumns, out: &mut SampleColumns) {
+    out.clear();
+    let mut histograms = samples.histograms.iter().peekable();
+    for (index, (time_ms, value)) in samples.iter().enumerate() {
+        if histograms.next_if(|(at, _)| *at == index).is_none() {
+            out.push(time_ms, value);
+        }
+    }
+}
+
+/// Whether a histogram lies between two times: after the first, not after the second.
+fn has_histogram(samples: &SampleColumns, start_ms: i64, end_ms: i64) -> bool {
+    let times = |(index, _): &(usize, Arc<Histogram>)| samples.timestamps[*index];
+    let first = samples
+        .histograms
+        .partition_point(|entry| times(entry) <= start_ms);
+    samples
+        .histograms
+        .get(first)
+        .is_some_and(|entry| times(entry) <= end_ms)
 }
 
 /// A function over a range vector: slides the window over each series.
@@ -237,9 +351,13 @@ struct Rolling<'q, K> {
     grid: Grid,
     input: RangeVector<'q>,
     kernel: K,
-    /// Called with the number of a series that gave a sample.
+    /// Where the range vector was written.
+    span: Span,
+    /// Called with the number of a series that gave a number.
     seen: Option<Box<dyn FnMut(usize) + 'q>>,
     series: usize,
+    /// The numbers of a series that holds histograms too.
+    numbers: SampleColumns,
 }
 
 impl<'q, K: Kernel> Columns<'q> for Rolling<'q, K> {
@@ -247,11 +365,31 @@ impl<'q, K: Kernel> Columns<'q> for Rolling<'q, K> {
         out.clear();
         let (times, range_ms) = (self.input.times, self.input.range_ms);
         let (before_ms, after_ms) = self.input.outside_ms;
-        let samples = self.input.next()?;
+        let number = self.series;
+        self.series += 1;
+        let labels = self.input.labels[number].clone();
+        let series = Series {
+            ctx: self.ctx,
+            name: metric_name(&labels),
+            span: self.span,
+        };
+        let all = self.input.next()?;
+        let on_histograms = if all.histograms.is_empty() {
+            OnHistograms::EvaluateAlike
+        } else {
+            self.kernel.on_histograms()
+        };
+        let ignores = on_histograms == OnHistograms::Ignore;
+        let samples = if ignores {
+            numbers_of(all, &mut self.numbers);
+            &self.numbers
+        } else {
+            all
+        };
         let timestamps = samples.timestamps.as_slice();
         self.kernel.begin(samples);
         let (mut first, mut end) = (0, 0);
-        let mut any = false;
+        let mut any_number = false;
         for step in 0..self.grid.count {
             let time_ms = self.grid.time_ms(step);
             let end_ms = times.reference_ms(time_ms);
@@ -279,15 +417,53 @@ impl<'q, K: Kernel> Columns<'q> for Rolling<'q, K> {
                 time_ms,
                 step,
             };
-            if let Some(value) = self.kernel.evaluate(&window) {
+            if ignores && has_histogram(all, start_ms, end_ms) {
+                annotate::ignored_in_mixed_range(series.ctx, series.name, series.span);
+            }
+            if on_histograms == OnHistograms::EvaluateApart && !window.histograms().is_empty() {
+                if let Some(cell) = self.kernel.evaluate_histograms(&window, &series)? {
+                    any_number |= matches!(cell, Cell::Number(_));
+                    out.set_cell(step, cell)?;
+                }
+            } else if let Some(value) = self.kernel.evaluate(&window) {
                 out.set(step, value);
-                any = true;
+                any_number = true;
             }
         }
-        if any && let Some(seen) = &mut self.seen {
-            seen(self.series);
+        if any_number && let Some(seen) = &mut self.seen {
+            seen(number);
         }
-        self.series += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_keep_their_times_when_others_go() {
+        let mut samples = SampleColumns::new();
+        samples.push(0, 1.0);
+        samples.push_histogram(10, Arc::new(Histogram::stale()));
+        samples.push_histogram(
+            20,
+            Arc::new(Histogram {
+                sum: 7.0,
+                ..Histogram::default()
+            }),
+        );
+        samples.push(30, 3.0);
+        drop_stale(&mut samples);
+        assert_eq!(samples.timestamps, [0, 20, 30]);
+        assert_eq!(samples.values, [1.0, 7.0, 3.0]);
+        assert_eq!(samples.histogram(1).map(|histogram| histogram.sum), Some(7.0));
+        assert!(has_histogram(&samples, 10, 20) && !has_histogram(&samples, 20, 30));
+        let mut numbers = SampleColumns::new();
+        numbers_of(&samples, &mut numbers);
+        assert_eq!(
+            (numbers.timestamps, numbers.values),
+            (vec![0, 30], vec![1.0, 3.0])
+        );
     }
 }

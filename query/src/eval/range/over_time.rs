@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use quorate_storage::{Labels, SampleColumns};
 
-use super::{Kernel, RangeVector, Window};
-use crate::eval::column::{Bits, Column};
+use super::{Kernel, OnHistograms, RangeVector, Series, Window};
+use crate::eval::column::{Bits, Cell, Column};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::kahan::{Mean, Sum};
@@ -16,11 +16,44 @@ use crate::value::EvalError;
 pub(super) struct Simple {
     pub(super) function: fn(&Window<'_>) -> f64,
     pub(super) looks_at_all: bool,
+    pub(super) histograms: SimpleHistograms,
+}
+
+/// What such a function does with histograms.
+#[derive(Clone, Copy)]
+pub(super) enum SimpleHistograms {
+    /// It leaves them out.
+    Ignored,
+    /// It doesn't look at values.
+    Alike,
+    /// It has another function for windows with some.
+    By(fn(&Window<'_>, &Series<'_>) -> Option<Cell>),
 }
 
 impl Kernel for Simple {
     fn looks_at_all(&self) -> bool {
         self.looks_at_all
+    }
+
+    fn on_histograms(&self) -> OnHistograms {
+        match self.histograms {
+            SimpleHistograms::Ignored => OnHistograms::Ignore,
+            SimpleHistograms::Alike => OnHistograms::EvaluateAlike,
+            SimpleHistograms::By(_) => OnHistograms::EvaluateApart,
+        }
+    }
+
+    fn evaluate_histograms(
+        &mut self,
+        window: &Window<'_>,
+        series: &Series<'_>,
+    ) -> Result<Option<Cell>, EvalError> {
+        match self.histograms {
+            SimpleHistograms::By(function) => Ok(function(window, series)),
+            SimpleHistograms::Ignored | SimpleHistograms::Alike => {
+                Ok(self.evaluate(window).map(Cell::Number))
+            }
+        }
     }
 
     fn evaluate(&mut self, window: &Window<'_>) -> Option<f64> {
@@ -251,6 +284,7 @@ mod tests {
         let kernel = |function| Simple {
             function,
             looks_at_all: true,
+            histograms: SimpleHistograms::Ignored,
         };
         let values = [5.0, 1.0, 5.0, 1.0, 2.0];
         assert_eq!(slide(kernel(timestamp_of_max), &values, 5)[4], 0.002);

@@ -1,8 +1,11 @@
 //! Which kernel is which function.
 
-use super::counter::{Count, Extrapolated, Instantaneous, is_change, is_reset};
+use quorate_storage::SampleColumns;
+
+use super::counter::{Count, Extrapolated, Instantaneous, Transition};
 use super::extended::{AnchoredCount, Extended, boundary_of};
-use super::over_time::{self, Extreme, Simple};
+use super::histograms;
+use super::over_time::{self, Extreme, Simple, SimpleHistograms};
 use super::regression::{Deriv, DoubleExponentialSmoothing, PredictLinear};
 use super::spread::{self, MedianAbsoluteDeviation, Quantile};
 use super::{Kernel, RangeVector, Rolling, Window};
@@ -11,7 +14,7 @@ use crate::eval::annotate;
 use crate::eval::context::Context;
 use crate::eval::format::fixed_six;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::metric_name;
+use crate::eval::labelset::{drop_metadata, metric_name};
 use crate::eval::scalar::{self, Scalar};
 use crate::eval::vector::{Vector, relabel};
 use crate::value::EvalError;
@@ -22,10 +25,11 @@ pub(in crate::eval) fn call<'q>(
     call: &'q Call,
     grid: Grid,
 ) -> Result<Option<Vector<'q>>, EvalError> {
+    use SimpleHistograms::{Alike, By, Ignored};
     let name = call.func.name;
     let open = |index: usize| RangeVector::open(ctx, &call.args[index], grid, Some(name));
     let parameter = |index: usize| scalar::evaluate(ctx, &call.args[index], grid);
-    let simple = |looks_at_all, function: fn(&Window<'_>) -> f64| -> Result<_, EvalError> {
+    let simple = |looks_at_all, function: fn(&Window<'_>) -> f64, histograms| -> Result<_, EvalError> {
         rolling(
             ctx,
             call,
@@ -34,6 +38,7 @@ pub(in crate::eval) fn call<'q>(
             Simple {
                 function,
                 looks_at_all,
+                histograms,
             },
         )
     };
@@ -48,8 +53,12 @@ pub(in crate::eval) fn call<'q>(
             rolling(ctx, call, grid, input, kernel)
         }
         "changes" | "resets" if boundary_of(&call.args[0]).is_some() => {
-            let counts = if name == "changes" { is_change } else { is_reset };
-            rolling(ctx, call, grid, open(0)?, AnchoredCount { counts })
+            let transition = if name == "changes" {
+                Transition::CHANGE
+            } else {
+                Transition::RESET
+            };
+            rolling(ctx, call, grid, open(0)?, AnchoredCount { transition })
         }
         "rate" | "increase" | "delta" => {
             let input = open(0)?;
@@ -65,8 +74,8 @@ pub(in crate::eval) fn call<'q>(
                 is_rate: name == "irate",
             },
         ),
-        "changes" => rolling(ctx, call, grid, open(0)?, Count::changes()),
-        "resets" => rolling(ctx, call, grid, open(0)?, Count::resets()),
+        "changes" => rolling(ctx, call, grid, open(0)?, Count::new(Transition::CHANGE)),
+        "resets" => rolling(ctx, call, grid, open(0)?, Count::new(Transition::RESET)),
         "deriv" => rolling(ctx, call, grid, open(0)?, Deriv),
         "predict_linear" => {
             let seconds = parameter(1)?;
@@ -87,18 +96,18 @@ pub(in crate::eval) fn call<'q>(
                 DoubleExponentialSmoothing { smoothing, trend },
             )
         }
-        "sum_over_time" => simple(true, over_time::sum),
-        "avg_over_time" => simple(true, over_time::avg),
-        "count_over_time" => simple(false, over_time::count),
-        "present_over_time" => simple(false, over_time::present),
-        "first_over_time" => simple(false, over_time::first),
-        "last_over_time" => simple(false, over_time::last),
-        "stddev_over_time" => simple(true, spread::standard_deviation),
-        "stdvar_over_time" => simple(true, spread::variance),
-        "ts_of_first_over_time" => simple(false, over_time::timestamp_of_first),
-        "ts_of_last_over_time" => simple(false, over_time::timestamp_of_last),
-        "ts_of_max_over_time" => simple(true, over_time::timestamp_of_max),
-        "ts_of_min_over_time" => simple(true, over_time::timestamp_of_min),
+        "sum_over_time" => simple(true, over_time::sum, By(histograms::sum)),
+        "avg_over_time" => simple(true, over_time::avg, By(histograms::avg)),
+        "count_over_time" => simple(false, over_time::count, Alike),
+        "present_over_time" => simple(false, over_time::present, Alike),
+        "first_over_time" => simple(false, over_time::first, By(histograms::first)),
+        "last_over_time" => simple(false, over_time::last, By(histograms::last)),
+        "stddev_over_time" => simple(true, spread::standard_deviation, Ignored),
+        "stdvar_over_time" => simple(true, spread::variance, Ignored),
+        "ts_of_first_over_time" => simple(false, over_time::timestamp_of_first, Alike),
+        "ts_of_last_over_time" => simple(false, over_time::timestamp_of_last, Alike),
+        "ts_of_max_over_time" => simple(true, over_time::timestamp_of_max, Ignored),
+        "ts_of_min_over_time" => simple(true, over_time::timestamp_of_min, Ignored),
         "max_over_time" => rolling(ctx, call, grid, open(0)?, Extreme::max()),
         "min_over_time" => rolling(ctx, call, grid, open(0)?, Extreme::min()),
         "mad_over_time" => rolling(ctx, call, grid, open(0)?, MedianAbsoluteDeviation::default()),
@@ -146,12 +155,13 @@ fn rolling<'q>(
 ) -> Result<Vector<'q>, EvalError> {
     let labels = match call.func.name {
         "last_over_time" | "first_over_time" => input.labels.clone(),
-        _ => input
-            .labels
-            .iter()
-            .map(|labels| ctx.drop_metadata(labels))
-            .collect(),
+        _ => input.labels.iter().map(drop_metadata).collect(),
     };
+    // Of `quantile_over_time` too it is the first argument that Prometheus points at.
+    let span = call
+        .args
+        .first()
+        .map_or(call.span, |argument| argument.without_parens().span());
     let seen =
         matches!(call.func.name, "rate" | "increase").then(|| counter_names(ctx, &call.args[0], &input));
     relabel(
@@ -162,8 +172,10 @@ fn rolling<'q>(
             grid,
             input,
             kernel,
+            span,
             seen,
             series: 0,
+            numbers: SampleColumns::new(),
         },
     )
 }
