@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::remote_write::{LABEL_NAME, LABEL_VALUE, LABELS};
+use crate::extras::{ExemplarEntry, ExemplarRef, MetadataEntry, MetadataRef};
+use crate::histogram::{HistogramRef, Histograms};
+use crate::remote_write::{LABEL_NAME, LABEL_VALUE, LABELS, too_many_samples};
 use crate::wire::{put_varint, varint_len};
 use crate::{CanonicalLabels, DecodeError, DecodeLimits, SeriesError, canonicalize};
 
@@ -13,14 +15,16 @@ use crate::{CanonicalLabels, DecodeError, DecodeLimits, SeriesError, canonicaliz
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The request, followed by label bytes that don't lie next to each other in it. All label
-    /// ranges point in here. May hold stale bytes while `entries` is empty.
+    /// ranges point in here, and those of texts. May hold stale bytes while nothing points at them.
     pub(crate) bytes: Vec<u8>,
     /// Gathered label bytes during a walk; empty otherwise.
     pub(crate) gathered: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) timestamps: Vec<i64>,
     pub(crate) values: Vec<f64>,
-    pub(crate) metadata: u64,
+    pub(crate) histograms: Histograms,
+    pub(crate) exemplars: Vec<ExemplarEntry>,
+    pub(crate) metadata: Vec<MetadataEntry>,
 }
 
 /// Where the parts of a series are. 32 bits are enough: see [`crate::MAX_REQUEST_BYTES`].
@@ -30,19 +34,24 @@ pub(crate) struct Entry {
     labels_end: u32,
     samples_start: u32,
     samples_end: u32,
-    exemplars: u32,
-    histograms: u32,
+    exemplars: (u32, u32),
+    histograms: (u32, u32),
 }
 
 impl Entry {
-    pub(crate) fn new(labels: Range<usize>, samples: Range<usize>, exemplars: u32, histograms: u32) -> Self {
+    pub(crate) fn new(
+        labels: Range<usize>,
+        samples: Range<usize>,
+        exemplars: Range<usize>,
+        histograms: Range<usize>,
+    ) -> Self {
         Entry {
             labels_start: labels.start as u32,
             labels_end: labels.end as u32,
             samples_start: samples.start as u32,
             samples_end: samples.end as u32,
-            exemplars,
-            histograms,
+            exemplars: (exemplars.start as u32, exemplars.end as u32),
+            histograms: (histograms.start as u32, histograms.end as u32),
         }
     }
 }
@@ -60,7 +69,9 @@ impl Batch {
         self.entries.clear();
         self.timestamps.clear();
         self.values.clear();
-        self.metadata = 0;
+        self.histograms.clear();
+        self.exemplars.clear();
+        self.metadata.clear();
     }
 
     /// Number of series.
@@ -73,9 +84,9 @@ impl Batch {
         self.entries.is_empty()
     }
 
-    /// Number of samples.
+    /// Number of samples, native histograms included.
     pub fn samples(&self) -> usize {
-        self.timestamps.len()
+        self.timestamps.len() + self.histograms.len()
     }
 
     /// The series, in request order.
@@ -90,19 +101,24 @@ impl Batch {
             .map(|entry| SeriesRef { batch: self, entry })
     }
 
-    /// Timestamps of all samples, in ms since the Unix epoch; see [`SeriesRef::sample_range`].
+    /// Timestamps of all float samples, in ms since the Unix epoch; see [`SeriesRef::sample_range`].
     pub fn timestamps(&self) -> &[i64] {
         &self.timestamps
     }
 
-    /// Values of all samples, parallel to [`Batch::timestamps`], with the bits that were sent.
+    /// Values of all float samples, parallel to [`Batch::timestamps`], with the bits that were sent.
     pub fn values(&self) -> &[f64] {
         &self.values
     }
 
-    /// Metadata entries (type, help, unit) in the request. Their content is not read.
-    pub fn metadata(&self) -> u64 {
-        self.metadata
+    /// What the request says of metrics: type, help, unit.
+    pub fn metadata(&self) -> impl ExactSizeIterator<Item = MetadataRef<'_>> {
+        self.metadata.iter().map(|entry| entry.view(&self.bytes))
+    }
+
+    /// Number of exemplars.
+    pub fn exemplars(&self) -> usize {
+        self.exemplars.len()
     }
 
     /// Memory held for reuse, in bytes. A pool drops batches that one huge request has blown up.
@@ -112,6 +128,9 @@ impl Batch {
             + self.entries.capacity() * size_of::<Entry>()
             + self.timestamps.capacity() * size_of::<i64>()
             + self.values.capacity() * size_of::<f64>()
+            + self.histograms.retained_bytes()
+            + self.exemplars.capacity() * size_of::<ExemplarEntry>()
+            + self.metadata.capacity() * size_of::<MetadataEntry>()
     }
 
     /// Appends a series that did not arrive as remote write. Its raw label bytes are framed exactly
@@ -129,7 +148,7 @@ impl Batch {
         samples: impl IntoIterator<Item = (i64, f64)>,
         limits: &DecodeLimits,
     ) -> Result<(), DecodeError> {
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && self.metadata.is_empty() {
             self.bytes.clear();
         }
         let (bytes_before, samples_before) = (self.bytes.len(), self.timestamps.len());
@@ -164,18 +183,40 @@ impl Batch {
         let max_samples = limits.request_samples();
         for (timestamp_ms, value) in samples {
             if self.timestamps.len() >= max_samples {
-                return Err(DecodeError::too_large(
-                    "max_samples_per_request",
-                    max_samples + 1,
-                    max_samples,
-                ));
+                return Err(too_many_samples(max_samples));
             }
             self.timestamps.push(timestamp_ms);
             self.values.push(value);
         }
         let labels = labels_start..self.bytes.len();
-        self.entries
-            .push(Entry::new(labels, samples_start..self.timestamps.len(), 0, 0));
+        let (exemplars, histograms) = (self.exemplars.len(), self.histograms.len());
+        self.entries.push(Entry::new(
+            labels,
+            samples_start..self.timestamps.len(),
+            exemplars..exemplars,
+            histograms..histograms,
+        ));
+        Ok(())
+    }
+
+    /// Adds a native histogram to the series that [`Batch::push_series`] added last; without one
+    /// nothing happens.
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`] when the batch would exceed a limit of a request.
+    pub fn push_histogram(
+        &mut self,
+        histogram: &HistogramRef<'_>,
+        limits: &DecodeLimits,
+    ) -> Result<(), DecodeError> {
+        let max_samples = limits.request_samples();
+        if self.histograms.len() >= max_samples {
+            return Err(too_many_samples(max_samples));
+        }
+        if let Some(entry) = self.entries.last_mut() {
+            self.histograms.push(histogram);
+            entry.histograms.1 = self.histograms.len() as u32;
+        }
         Ok(())
     }
 }
@@ -231,16 +272,19 @@ impl<'a> SeriesRef<'a> {
         &self.batch.values[self.sample_range()]
     }
 
-    /// Exemplars sent with the series. They are not decoded: whoever takes the request has to say
-    /// that they are not stored.
-    pub fn exemplars(&self) -> u32 {
-        self.entry.exemplars
+    /// Exemplars sent with the series, in the order sent.
+    pub fn exemplars(&self) -> impl ExactSizeIterator<Item = ExemplarRef<'a>> + use<'a> {
+        let (from, to) = self.entry.exemplars;
+        let batch = self.batch;
+        let exemplars = &batch.exemplars[from as usize..to as usize];
+        exemplars.iter().map(|entry| entry.view(&batch.bytes))
     }
 
-    /// Native histogram samples sent with the series. They are not decoded: whoever takes the
-    /// request has to say that they are not stored.
-    pub fn histograms(&self) -> u32 {
-        self.entry.histograms
+    /// Native histograms sent with the series, in the order sent.
+    pub fn histograms(&self) -> impl ExactSizeIterator<Item = HistogramRef<'a>> + use<'a> {
+        let (from, to) = self.entry.histograms;
+        let batch = self.batch;
+        (from as usize..to as usize).map(|index| batch.histograms.get(index))
     }
 
     /// Validates the labels and writes their canonical bytes to `out`, replacing what it held; see
@@ -311,7 +355,7 @@ mod tests {
         let raw = batch.get(0).unwrap().raw_labels().to_vec();
         for _ in 0..5 {
             batch.clear();
-            assert!(batch.is_empty() && batch.samples() == 0 && batch.metadata() == 0);
+            assert!(batch.is_empty() && batch.samples() == 0 && batch.metadata().len() == 0);
             for _ in 0..3 {
                 push(&mut batch, &limits, "x", 100).unwrap();
             }

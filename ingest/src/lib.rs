@@ -15,6 +15,8 @@ mod batch;
 mod cache_key;
 mod canonical;
 mod error;
+mod extras;
+mod histogram;
 mod limits;
 mod remote_write;
 mod snappy;
@@ -27,6 +29,8 @@ pub use canonical::{
     CanonicalLabels, InvalidReason, METRIC_NAME_LABEL, SeriesError, ShardLabels, canonicalize,
 };
 pub use error::DecodeError;
+pub use extras::{ExemplarRef, MetadataRef};
+pub use histogram::{BucketSpan, HistogramRef, WireCount};
 pub use limits::{DecodeLimits, MAX_REQUEST_BYTES};
 pub use remote_write::{decode_snappy_write_request, decode_write_request};
 pub use snappy::decompress_snappy;

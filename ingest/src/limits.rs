@@ -11,9 +11,11 @@ pub struct DecodeLimits {
     /// Size of a request after decompression, in bytes. Default: 32 MiB. Values above
     /// [`MAX_REQUEST_BYTES`] mean that.
     pub max_decompressed_bytes: usize,
-    /// Series in a request, those without samples included. Default: 200,000.
+    /// Series in a request, those without samples included; also the metadata of as many metrics.
+    /// Default: 200,000.
     pub max_series_per_request: usize,
-    /// Samples in a request. Default: 500,000. Values above `u32::MAX` mean that.
+    /// Samples in a request, as many native histograms and as many exemplars. Default: 500,000. Values
+    /// above `u32::MAX` mean that.
     pub max_samples_per_request: usize,
     /// Labels of a series as sent: the metric name and labels with empty values count. Default: 64.
     pub max_labels_per_series: usize,

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::batch::{Batch, Entry};
+use crate::extras::{ExemplarEntry, MetadataEntry};
 use crate::wire::{self, end_of_field, fixed64_key, len_key, malformed, varint_key};
 use crate::{DecodeError, DecodeLimits, decompress_snappy};
 
@@ -95,8 +96,13 @@ fn walk_message(raw: &[u8], limits: &DecodeLimits, batch: &mut Batch) -> Result<
                 pos = end;
             }
             METADATA => {
-                pos = end_of_field(raw, &mut pos)?;
-                batch.metadata += 1;
+                let end = end_of_field(raw, &mut pos)?;
+                if batch.metadata.len() >= limits.max_series_per_request {
+                    let max = limits.max_series_per_request;
+                    return Err(DecodeError::too_large("max_series_per_request", max + 1, max));
+                }
+                batch.metadata.push(MetadataEntry::read(raw, pos..end)?);
+                pos = end;
             }
             V2_SYMBOLS | V2_TIMESERIES => return Err(DecodeError::RemoteWrite2),
             key => wire::skip_unknown(raw, &mut pos, key, &[1, 3])?,
@@ -114,7 +120,8 @@ fn walk_series(
     let (msg, mut pos) = (&raw[..series.end], series.start);
     let mut labels = LabelRun::default();
     let first_sample = batch.timestamps.len();
-    let (mut exemplars, mut histograms) = (0, 0);
+    let first_exemplar = batch.exemplars.len();
+    let first_histogram = batch.histograms.len();
     while pos < msg.len() {
         let start = pos;
         pos = end_of_plain_labels(msg, pos);
@@ -133,23 +140,27 @@ fn walk_series(
                 let end = end_of_field(msg, &mut pos)?;
                 let (timestamp_ms, value) = read_sample(raw, pos..end)?;
                 if batch.timestamps.len() >= max_samples {
-                    return Err(DecodeError::too_large(
-                        "max_samples_per_request",
-                        max_samples + 1,
-                        max_samples,
-                    ));
+                    return Err(too_many_samples(max_samples));
                 }
                 batch.timestamps.push(timestamp_ms);
                 batch.values.push(value);
                 pos = end;
             }
             EXEMPLARS => {
-                pos = end_of_field(msg, &mut pos)?;
-                exemplars += 1;
+                let end = end_of_field(msg, &mut pos)?;
+                if batch.exemplars.len() >= max_samples {
+                    return Err(too_many_samples(max_samples));
+                }
+                batch.exemplars.push(ExemplarEntry::read(raw, pos..end)?);
+                pos = end;
             }
             HISTOGRAMS => {
-                pos = end_of_field(msg, &mut pos)?;
-                histograms += 1;
+                let end = end_of_field(msg, &mut pos)?;
+                if batch.histograms.len() >= max_samples {
+                    return Err(too_many_samples(max_samples));
+                }
+                batch.histograms.read(raw, pos..end)?;
+                pos = end;
             }
             key => wire::skip_unknown(msg, &mut pos, key, &[1, 2, 3, 4])?,
         }
@@ -158,10 +169,15 @@ fn walk_series(
     batch.entries.push(Entry::new(
         labels,
         first_sample..batch.timestamps.len(),
-        exemplars,
-        histograms,
+        first_exemplar..batch.exemplars.len(),
+        first_histogram..batch.histograms.len(),
     ));
     Ok(())
+}
+
+#[cold]
+pub(crate) fn too_many_samples(max: usize) -> DecodeError {
+    DecodeError::too_large("max_samples_per_request", max + 1, max)
 }
 
 /// The label fields of one series as one range. Senders write them next to each other, and then the

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not exempt as tests are.
 
 use quorate_ingest::{
-    Batch, DecodeError, DecodeLimits, InvalidReason, SeriesError, decode_snappy_write_request,
-    decode_write_request,
+    Batch, DecodeError, DecodeLimits, InvalidReason, MetadataRef, SeriesError, WireCount,
+    decode_snappy_write_request, decode_write_request,
 };
 
 fn field(key: u8, payload: &[u8]) -> Vec<u8> {
@@ -375,26 +375,111 @@ fn nan_payloads_and_negative_zero_keep_their_bits() {
 }
 
 #[test]
-fn exemplars_and_histograms_are_counted_per_series() {
+fn exemplars_and_histograms_belong_to_their_series() {
     let labels = label(b"__name__", b"m");
+    let exemplar = [
+        &label(b"trace_id", b"x")[..],
+        &[0x11],
+        &2.5f64.to_le_bytes(),
+        &[0x18, 7],
+    ]
+    .concat();
+    let histogram = [&[0x08, 3, 0x20, 4, 0x78, 9][..], &field(0x62, &[2, 1, 0])].concat();
     let both = field(
         0x0a,
         &[
             &labels[..],
-            &field(0x1a, b"xy"),
+            &field(0x1a, &exemplar),
             &field(0x22, b""),
-            &field(0x22, b"z"),
+            &field(0x22, &histogram),
         ]
         .concat(),
     );
-    let raw = [series(&[(b"__name__", b"m")]), both, field(0x1a, b"metadata")].concat();
+    let metadata = [
+        &[0x08, 1][..],
+        &field(0x12, b"m"),
+        &field(0x22, b"help"),
+        &field(0x2a, b"s"),
+    ]
+    .concat();
+    let raw = [series(&[(b"__name__", b"m")]), both, field(0x1a, &metadata)].concat();
     let batch = decode(&raw, &DecodeLimits::DEFAULT).unwrap();
     let counts: Vec<_> = batch
         .iter()
-        .map(|s| (s.values().len(), s.exemplars(), s.histograms()))
+        .map(|s| (s.values().len(), s.exemplars().len(), s.histograms().len()))
         .collect();
     assert_eq!(counts, [(1, 0, 0), (0, 1, 2)]);
-    assert_eq!(batch.metadata(), 1);
+    assert_eq!((batch.samples(), batch.exemplars()), (3, 1));
+    let series = batch.get(1).unwrap();
+    let exemplar = series.exemplars().next().unwrap();
+    assert_eq!((exemplar.timestamp_ms, exemplar.value), (7, 2.5));
+    assert!(exemplar.labels().eq([(&b"trace_id"[..], &b"x"[..])]));
+    let histograms: Vec<_> = series.histograms().collect();
+    assert_eq!(
+        (histograms[0].count, histograms[0].timestamp_ms),
+        (WireCount::Int(0), 0)
+    );
+    assert_eq!(
+        (histograms[1].count, histograms[1].timestamp_ms),
+        (WireCount::Int(3), 9)
+    );
+    assert_eq!(
+        (histograms[1].schema, histograms[1].positive_deltas),
+        (2, &[1, -1, 0][..])
+    );
+    let metadata: Vec<_> = batch.metadata().collect();
+    let expected = MetadataRef {
+        kind: 1,
+        family: b"m",
+        help: b"help",
+        unit: b"s",
+    };
+    assert_eq!(metadata, [expected]);
+}
+
+#[test]
+fn broken_histograms_exemplars_and_metadata_refuse_the_request() {
+    for broken in [
+        field(0x0a, &field(0x22, b"z")),
+        // A packed column that ends within a number.
+        field(0x0a, &field(0x22, &field(0x52, &[0; 7]))),
+        // Spans of a varint.
+        field(0x0a, &field(0x22, &[0x40, 1])),
+        field(0x0a, &field(0x1a, b"z")),
+        field(0x1a, b"metadata"),
+    ] {
+        let raw = [series(&[(b"__name__", b"m")]), broken].concat();
+        assert!(matches!(
+            decode(&raw, &DecodeLimits::DEFAULT).map(drop),
+            Err(DecodeError::Protobuf { .. })
+        ));
+    }
+}
+
+#[test]
+fn too_many_histograms_exemplars_or_metadata() {
+    let limits = DecodeLimits {
+        max_series_per_request: 2,
+        max_samples_per_request: 2,
+        ..DecodeLimits::DEFAULT
+    };
+    let limit_of = |raw: &[u8]| match decode(raw, &limits) {
+        Ok(_) => None,
+        Err(DecodeError::TooLarge { limit, .. }) => Some(limit),
+        Err(other) => panic!("{other}"),
+    };
+    for (key, limit) in [
+        (0x22, "max_samples_per_request"),
+        (0x1a, "max_samples_per_request"),
+    ] {
+        assert_eq!(limit_of(&field(0x0a, &field(key, b"").repeat(2))), None);
+        assert_eq!(limit_of(&field(0x0a, &field(key, b"").repeat(3))), Some(limit));
+    }
+    assert_eq!(limit_of(&field(0x1a, b"").repeat(2)), None);
+    assert_eq!(
+        limit_of(&field(0x1a, b"").repeat(3)),
+        Some("max_series_per_request")
+    );
 }
 
 #[test]

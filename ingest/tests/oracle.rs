@@ -7,18 +7,17 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
 use quorate_ingest::{
-    Batch, CacheHasher, CanonicalLabels, DecodeError, DecodeLimits, InvalidReason, canonicalize,
-    decode_snappy_write_request, decode_write_request,
+    Batch, BucketSpan, CacheHasher, CanonicalLabels, DecodeError, DecodeLimits, ExemplarRef, HistogramRef,
+    InvalidReason, SeriesRef, WireCount, canonicalize, decode_snappy_write_request, decode_write_request,
 };
 
-/// `prometheus.WriteRequest`. Texts are bytes, because UTF-8 is judged per series and not here;
-/// messages that are counted and not read are bytes, too.
+/// `prometheus.WriteRequest`. Texts are bytes, because UTF-8 is judged per series and not here.
 #[derive(Clone, PartialEq, Message)]
 struct WriteRequest {
     #[prost(message, repeated, tag = "1")]
     timeseries: Vec<TimeSeries>,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    metadata: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    metadata: Vec<Metadata>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -27,10 +26,89 @@ struct TimeSeries {
     labels: Vec<Label>,
     #[prost(message, repeated, tag = "2")]
     samples: Vec<Sample>,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    exemplars: Vec<Vec<u8>>,
-    #[prost(bytes = "vec", repeated, tag = "4")]
-    histograms: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    exemplars: Vec<Exemplar>,
+    #[prost(message, repeated, tag = "4")]
+    histograms: Vec<Histogram>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Exemplar {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(double, tag = "2")]
+    value: f64,
+    #[prost(int64, tag = "3")]
+    timestamp: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(bytes = "vec", tag = "2")]
+    family: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    help: Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    unit: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Histogram {
+    #[prost(oneof = "Count", tags = "1, 2")]
+    count: Option<Count>,
+    #[prost(double, tag = "3")]
+    sum: f64,
+    #[prost(sint32, tag = "4")]
+    schema: i32,
+    #[prost(double, tag = "5")]
+    zero_threshold: f64,
+    #[prost(oneof = "ZeroCount", tags = "6, 7")]
+    zero_count: Option<ZeroCount>,
+    #[prost(message, repeated, tag = "8")]
+    negative_spans: Vec<Span>,
+    #[prost(sint64, repeated, tag = "9")]
+    negative_deltas: Vec<i64>,
+    #[prost(double, repeated, tag = "10")]
+    negative_counts: Vec<f64>,
+    #[prost(message, repeated, tag = "11")]
+    positive_spans: Vec<Span>,
+    // Not packed, as old senders do; both forms are read.
+    #[prost(sint64, repeated, packed = "false", tag = "12")]
+    positive_deltas: Vec<i64>,
+    #[prost(double, repeated, packed = "false", tag = "13")]
+    positive_counts: Vec<f64>,
+    #[prost(int32, tag = "14")]
+    reset_hint: i32,
+    #[prost(int64, tag = "15")]
+    timestamp: i64,
+    #[prost(double, repeated, tag = "16")]
+    custom_values: Vec<f64>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Count {
+    #[prost(uint64, tag = "1")]
+    Int(u64),
+    #[prost(double, tag = "2")]
+    Float(f64),
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum ZeroCount {
+    #[prost(uint64, tag = "6")]
+    Int(u64),
+    #[prost(double, tag = "7")]
+    Float(f64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Span {
+    #[prost(sint32, tag = "1")]
+    offset: i32,
+    #[prost(uint32, tag = "2")]
+    length: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,24 +179,173 @@ fn with_extras(fields: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|fields| fields.concat())
 }
 
+fn exemplar_fields() -> impl Strategy<Value = Vec<u8>> {
+    let value = (any::<u64>(), any::<i64>()).prop_map(|(bits, timestamp)| {
+        let exemplar = Exemplar {
+            labels: vec![],
+            value: f64::from_bits(bits),
+            timestamp,
+        };
+        exemplar.encode_to_vec()
+    });
+    (vec(label_fields(), 0..3), value)
+        .prop_flat_map(|(mut fields, value)| {
+            fields.push(value);
+            with_extras(fields)
+        })
+        .prop_map(|exemplar| field(3, &exemplar))
+}
+
+fn spans() -> impl Strategy<Value = Vec<Span>> {
+    vec(
+        (any::<i32>(), any::<u32>()).prop_map(|(offset, length)| Span { offset, length }),
+        0..3,
+    )
+}
+
+fn doubles() -> impl Strategy<Value = Vec<f64>> {
+    vec(any::<u64>().prop_map(f64::from_bits), 0..4)
+}
+
+fn histogram() -> impl Strategy<Value = Histogram> {
+    let double = || any::<u64>().prop_map(f64::from_bits);
+    let count = prop_oneof![
+        Just(None),
+        any::<u64>().prop_map(|n| Some(Count::Int(n))),
+        double().prop_map(|n| Some(Count::Float(n))),
+    ];
+    let zero_count = prop_oneof![
+        Just(None),
+        any::<u64>().prop_map(|n| Some(ZeroCount::Int(n))),
+        double().prop_map(|n| Some(ZeroCount::Float(n))),
+    ];
+    let fixed = (
+        count,
+        zero_count,
+        double(),
+        double(),
+        any::<i32>(),
+        any::<i32>(),
+        any::<i64>(),
+    );
+    let integers = (vec(any::<i64>(), 0..4), vec(any::<i64>(), 0..4));
+    let repeated = (spans(), spans(), integers, doubles(), doubles(), doubles());
+    (fixed, repeated).prop_map(|(fixed, repeated)| {
+        let (count, zero_count, sum, zero_threshold, schema, reset_hint, timestamp) = fixed;
+        let (negative_spans, positive_spans, deltas, negative_counts, positive_counts, custom_values) =
+            repeated;
+        Histogram {
+            count,
+            sum,
+            schema,
+            zero_threshold,
+            zero_count,
+            negative_spans,
+            negative_deltas: deltas.0,
+            negative_counts,
+            positive_spans,
+            positive_deltas: deltas.1,
+            positive_counts,
+            reset_hint,
+            timestamp,
+            custom_values,
+        }
+    })
+}
+
+fn histogram_fields() -> impl Strategy<Value = Vec<u8>> {
+    // Two of them in one field: what occurs twice counts once or adds up.
+    let twice = (histogram(), histogram()).prop_map(|(a, b)| [a.encode_to_vec(), b.encode_to_vec()].concat());
+    prop_oneof![4 => histogram().prop_map(|h| h.encode_to_vec()), 1 => twice]
+        .prop_flat_map(
+            |histogram| prop_oneof![2 => Just(histogram.clone()), 1 => with_extras(vec![histogram])],
+        )
+        .prop_map(|histogram| field(4, &histogram))
+}
+
+fn metadata_fields() -> impl Strategy<Value = Vec<u8>> {
+    let text = || vec(any::<u8>(), 0..9);
+    (any::<i32>(), text(), text(), text())
+        .prop_map(|(kind, family, help, unit)| {
+            Metadata {
+                kind,
+                family,
+                help,
+                unit,
+            }
+            .encode_to_vec()
+        })
+        .prop_flat_map(|metadata| with_extras(vec![metadata]))
+        .prop_map(|metadata| field(3, &metadata))
+}
+
 fn series_fields() -> impl Strategy<Value = Vec<u8>> {
-    let counted = (0usize..3, 0usize..3);
-    (vec(label_fields(), 0..5), vec(sample_fields(), 0..4), counted)
+    let extras = (vec(exemplar_fields(), 0..3), vec(histogram_fields(), 0..3));
+    (vec(label_fields(), 0..5), vec(sample_fields(), 0..4), extras)
         .prop_map(|(labels, samples, (exemplars, histograms))| {
-            let mut fields = [labels, samples].concat();
-            fields.extend((0..exemplars).map(|n| field(3, &vec![9; n])));
-            fields.extend((0..histograms).map(|n| field(4, &vec![9; n])));
-            fields
+            [labels, samples, exemplars, histograms].concat()
         })
         .prop_flat_map(|fields| prop_oneof![Just(fields.concat()), with_extras(fields)])
         .prop_map(|series| field(1, &series))
 }
 
 fn request() -> impl Strategy<Value = Vec<u8>> {
-    (vec(series_fields(), 0..5), vec(vec(any::<u8>(), 0..9), 0..3)).prop_flat_map(|(mut fields, metadata)| {
-        fields.extend(metadata.iter().map(|payload| field(3, payload)));
+    (vec(series_fields(), 0..5), vec(metadata_fields(), 0..3)).prop_flat_map(|(mut fields, metadata)| {
+        fields.extend(metadata);
         with_extras(fields)
     })
+}
+
+fn exemplar_message(exemplar: ExemplarRef<'_>) -> Exemplar {
+    let labels = exemplar.labels().map(|(name, value)| Label {
+        name: name.into(),
+        value: value.into(),
+    });
+    Exemplar {
+        labels: labels.collect(),
+        value: exemplar.value,
+        timestamp: exemplar.timestamp_ms,
+    }
+}
+
+fn histogram_message(ours: &HistogramRef<'_>) -> Histogram {
+    let spans = |spans: &[BucketSpan]| {
+        let span = |s: &BucketSpan| Span {
+            offset: s.offset,
+            length: s.length,
+        };
+        spans.iter().map(span).collect()
+    };
+    Histogram {
+        count: Some(match ours.count {
+            WireCount::Int(n) => Count::Int(n),
+            WireCount::Float(n) => Count::Float(n),
+        }),
+        sum: ours.sum,
+        schema: ours.schema,
+        zero_threshold: ours.zero_threshold,
+        zero_count: Some(match ours.zero_count {
+            WireCount::Int(n) => ZeroCount::Int(n),
+            WireCount::Float(n) => ZeroCount::Float(n),
+        }),
+        negative_spans: spans(ours.negative_spans),
+        negative_deltas: ours.negative_deltas.to_vec(),
+        negative_counts: ours.negative_counts.to_vec(),
+        positive_spans: spans(ours.positive_spans),
+        positive_deltas: ours.positive_deltas.to_vec(),
+        positive_counts: ours.positive_counts.to_vec(),
+        reset_hint: ours.reset_hint,
+        timestamp: ours.timestamp_ms,
+        custom_values: ours.custom_values.to_vec(),
+    }
+}
+
+/// The bytes of a histogram in which counts that were left out are integers.
+fn with_defaults(theirs: &Histogram) -> Vec<u8> {
+    let mut theirs = theirs.clone();
+    theirs.count.get_or_insert(Count::Int(0));
+    theirs.zero_count.get_or_insert(ZeroCount::Int(0));
+    theirs.encode_to_vec()
 }
 
 /// Asserts that both decoders say the same about `raw`.
@@ -134,7 +361,16 @@ fn check_against_prost(raw: &[u8], batch: &mut Batch) {
         (ours, theirs) => panic!("ours {ours:?}, prost {theirs:?}"),
     };
     assert_eq!(batch.len(), theirs.timeseries.len());
-    assert_eq!(batch.metadata(), theirs.metadata.len() as u64);
+    let metadata: Vec<Metadata> = batch
+        .metadata()
+        .map(|m| Metadata {
+            kind: m.kind,
+            family: m.family.into(),
+            help: m.help.into(),
+            unit: m.unit.into(),
+        })
+        .collect();
+    assert_eq!(metadata, theirs.metadata);
     for (ours, theirs) in batch.iter().zip(&theirs.timeseries) {
         let labels = TimeSeries::decode(ours.raw_labels()).unwrap();
         assert_eq!(
@@ -149,14 +385,26 @@ fn check_against_prost(raw: &[u8], batch: &mut Batch) {
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         let values: Vec<f64> = theirs.samples.iter().map(|sample| sample.value).collect();
         assert_eq!(bits(ours.values()), bits(&values));
-        assert_eq!(ours.exemplars() as usize, theirs.exemplars.len());
-        assert_eq!(ours.histograms() as usize, theirs.histograms.len());
+        let exemplars: Vec<Exemplar> = ours.exemplars().map(exemplar_message).collect();
+        // Debug tells NaNs from numbers and -0 from 0; the bits are compared below.
+        assert_eq!(format!("{exemplars:?}"), format!("{:?}", theirs.exemplars));
+        let value = |bytes: &[Exemplar]| bytes.iter().map(|e| e.value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(value(&exemplars), value(&theirs.exemplars));
+        // Encoded, so that all bits of all fields are compared.
+        let histograms: Vec<Vec<u8>> = ours
+            .histograms()
+            .map(|h| histogram_message(&h).encode_to_vec())
+            .collect();
+        let expected: Vec<Vec<u8>> = theirs.histograms.iter().map(with_defaults).collect();
+        assert_eq!(histograms, expected);
     }
     let columns: usize = batch.iter().map(|series| series.sample_range().len()).sum();
     assert_eq!(
         (columns, columns),
         (batch.timestamps().len(), batch.values().len())
     );
+    let histograms: usize = batch.iter().map(|series| series.histograms().len()).sum();
+    assert_eq!(batch.samples(), columns + histograms);
 }
 
 /// What canonicalisation has to say, by way of a map.
@@ -273,7 +521,8 @@ proptest! {
 
     #[test]
     fn pushed_series_equal_received_ones(
-        series in vec((vec(("\\PC{0,150}", "\\PC{0,150}"), 0..5), vec((any::<i64>(), any::<u64>()), 0..4)), 0..4)
+        series in vec((vec(("\\PC{0,150}", "\\PC{0,150}"), 0..5), vec((any::<i64>(), any::<u64>()), 0..4)), 0..4),
+        histograms in vec(histogram(), 0..3),
     ) {
         let limits = DecodeLimits::DEFAULT;
         let mut pushed = Batch::new();
@@ -282,12 +531,21 @@ proptest! {
             let samples = samples.iter().map(|&(timestamp, bits)| (timestamp, f64::from_bits(bits)));
             let pairs = labels.iter().map(|(name, value)| (&**name, &**value));
             pushed.push_series(pairs, samples.clone(), &limits).unwrap();
+            for histogram in &histograms {
+                let mut one = Batch::new();
+                let series = TimeSeries { histograms: vec![histogram.clone()], ..Default::default() };
+                let alone = WriteRequest { timeseries: vec![series], metadata: vec![] };
+                decode_write_request(&alone.encode_to_vec(), &limits, &mut one).unwrap();
+                let histogram = one.get(0).unwrap().histograms().next().unwrap();
+                pushed.push_histogram(&histogram, &limits).unwrap();
+            }
             request.timeseries.push(TimeSeries {
                 labels: labels
                     .iter()
                     .map(|(name, value)| Label { name: name.clone().into(), value: value.clone().into() })
                     .collect(),
                 samples: samples.map(|(timestamp, value)| Sample { timestamp, value }).collect(),
+                histograms: histograms.clone(),
                 ..Default::default()
             });
         }
@@ -302,6 +560,10 @@ proptest! {
             prop_assert_eq!(pushed.timestamps(), received.timestamps());
             let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(pushed.values()), bits(received.values()));
+            let histograms = |series: SeriesRef<'_>| -> Vec<Vec<u8>> {
+                series.histograms().map(|h| histogram_message(&h).encode_to_vec()).collect()
+            };
+            prop_assert_eq!(histograms(pushed), histograms(received));
         }
     }
 }

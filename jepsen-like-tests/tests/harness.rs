@@ -273,6 +273,7 @@ impl Query for Service {
                 labels: proto(labels),
                 timestamps,
                 value_bits,
+                histograms: Vec::new(),
             }];
             messages.push(Ok(ReadResponse { series, report: None }));
         }

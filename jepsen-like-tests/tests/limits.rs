@@ -190,6 +190,7 @@ fn remote_write(at_ms: i64) -> Result<Vec<u8>> {
             value: f64::from(number),
             timestamp: at_ms,
         }],
+        histograms: Vec::new(),
     };
     // Field 1 of Prometheus's message are the series, which have its numbers.
     let message = WriteRequest {

@@ -1,16 +1,21 @@
 //! Applying log entries. Every decision depends on the entries alone; whether a sample lies in memory
 //! or in RocksDB only changes where it is looked up.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 
 use crate::activity::{Activity, in_two_spans};
 use crate::blocks::Blocks;
-use crate::chunk::Sample;
-use crate::entry::{self, Command, EntryError, PartOutcome, PartView, RejectReason, UNREGISTERED};
+use crate::entry::{
+    self, Command, EntryError, HistogramRow, PartOutcome, PartView, RejectReason, UNREGISTERED,
+};
 use crate::error::StorageError;
 use crate::flushed::{Flushed, LookupCache};
 use crate::head::{Head, find_in};
+use crate::histogram_chunk;
+use crate::histogram_head::encoded;
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::meta::Clock;
@@ -23,6 +28,8 @@ use crate::tombstones::Tombstones;
 const SAMPLE_BYTES: u64 = 4;
 /// About what a late sample takes in its tree.
 const LATE_BYTES: u64 = 32;
+/// About what a histogram takes besides its encoded bytes.
+const HISTOGRAM_BYTES: u64 = 64;
 
 /// What an entry did, part by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,9 +167,16 @@ impl Shard {
             lookups: &mut state.lookups,
             tombstones: &state.tombstones,
             vacant: &mut state.vacant,
+            with_histograms: &mut state.with_histograms,
             db: &self.db,
             key: self.key,
             late: 0,
+            histogram_bytes: 0,
+        };
+        let registration = Registration {
+            part,
+            limits: &limits,
+            quota,
         };
         let columns = &state.columns;
         for ((reference, timestamp_ms), value) in
@@ -172,12 +186,7 @@ impl Shard {
                 entry::SeriesRef::Id(id) => id,
                 entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
                     UNREGISTERED => {
-                        let full = state.table.is_full(limits.max_series_per_shard);
-                        let reason = match full {
-                            true => RejectReason::SeriesLimit,
-                            false => RejectReason::TenantSeriesLimit,
-                        };
-                        outcome.reject(reason, || describe_limit(part, ordinal, reason, &limits, quota));
+                        registration.reject(ordinal, &state.table, &mut outcome);
                         continue;
                     }
                     id => id,
@@ -203,7 +212,7 @@ impl Shard {
                 }
                 Verdict::Stored
             } else {
-                run.decide((head, blocks), id, (*timestamp_ms, bits))?
+                run.decide((&mut *head, blocks), id, *timestamp_ms, Value::Float(bits))?
             };
             match verdict {
                 Verdict::Stored => {
@@ -221,8 +230,44 @@ impl Shard {
                 }
             }
         }
+        // Floats first: of a series that has both in one part they count as sent before.
+        for row in &part.histograms {
+            let id = match entry::SeriesRef::of(row.series) {
+                entry::SeriesRef::Id(id) => id,
+                entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
+                    UNREGISTERED => {
+                        registration.reject(ordinal, &state.table, &mut outcome);
+                        continue;
+                    }
+                    id => id,
+                },
+            };
+            let head = state
+                .table
+                .head_mut(id)
+                .filter(|(head, _)| Some(head.tenant) == tenant);
+            let Some((head, blocks)) = head else {
+                outcome.unknown_ids.push(id);
+                continue;
+            };
+            match run.histogram((&mut *head, blocks), id, row)? {
+                Verdict::Stored => {
+                    outcome.stored += 1;
+                    state.table.note_oldest(id, row.timestamp_ms);
+                    state.activity.mark(id, row.timestamp_ms);
+                }
+                Verdict::Duplicate => outcome.duplicates += 1,
+                Verdict::Rejected(reason) => {
+                    let newest_ms = head.newest_ms;
+                    let table = &state.table;
+                    outcome.reject(reason, || {
+                        run.rules.describe(reason, table, id, row.timestamp_ms, newest_ms)
+                    });
+                }
+            }
+        }
         state.head_samples += outcome.stored;
-        state.head_bytes += outcome.stored * SAMPLE_BYTES + run.late * LATE_BYTES;
+        state.head_bytes += outcome.stored * SAMPLE_BYTES + run.late * LATE_BYTES + run.histogram_bytes;
         outcome.unknown_ids.sort_unstable();
         outcome.unknown_ids.dedup();
         Ok(outcome)
@@ -234,6 +279,28 @@ struct Registry<'a> {
     table: &'a mut SeriesTable,
     activity: &'a mut Activity,
     now_ms: i64,
+}
+
+/// What is said of a series that was not registered.
+struct Registration<'a> {
+    part: &'a PartView<'a>,
+    limits: &'a Limits,
+    quota: u64,
+}
+
+impl Registration<'_> {
+    /// Refuses one sample of the series.
+    #[cold]
+    fn reject(&self, ordinal: usize, table: &SeriesTable, outcome: &mut PartOutcome) {
+        let full = table.is_full(self.limits.max_series_per_shard);
+        let reason = match full {
+            true => RejectReason::SeriesLimit,
+            false => RejectReason::TenantSeriesLimit,
+        };
+        outcome.reject(reason, || {
+            describe_limit(self.part, ordinal, reason, self.limits, self.quota)
+        });
+    }
 }
 
 /// Gives every series of the part its id: the one it has, or the next. Checks the labels of those that
@@ -367,6 +434,14 @@ enum Verdict {
     Rejected(RejectReason),
 }
 
+/// What a sample says.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Float(u64),
+    /// As [`crate::Histogram::encode`] writes it.
+    Histogram(&'a [u8]),
+}
+
 /// What deciding the samples of one part needs.
 struct PartRun<'a> {
     rules: Rules,
@@ -375,18 +450,48 @@ struct PartRun<'a> {
     lookups: &'a mut LookupCache,
     tombstones: &'a Tombstones,
     vacant: &'a mut RoaringBitmap,
+    with_histograms: &'a mut RoaringBitmap,
     db: &'a Db,
     key: ReplicaKey,
     late: u64,
+    histogram_bytes: u64,
 }
 
 impl PartRun<'_> {
+    /// Decides a native histogram, and stores it if it is to be.
+    fn histogram(
+        &mut self,
+        (head, blocks): (&mut Head, &mut Blocks),
+        id: u64,
+        row: &HistogramRow<'_>,
+    ) -> Result<Verdict, StorageError> {
+        let verdict = if self.rules.in_order(row.timestamp_ms, head.newest_ms) {
+            head.append_histogram(blocks, row.timestamp_ms, row.encoded)
+                .map_err(StorageError::chunk(self.key.shard, id))?;
+            Verdict::Stored
+        } else {
+            self.decide(
+                (head, blocks),
+                id,
+                row.timestamp_ms,
+                Value::Histogram(row.encoded),
+            )?
+        };
+        if matches!(verdict, Verdict::Stored) {
+            self.histogram_bytes += row.encoded.len() as u64 + HISTOGRAM_BYTES;
+            // Ids fit, see `SERIES_MAX`.
+            self.with_histograms.insert(id as u32);
+        }
+        Ok(verdict)
+    }
+
     /// Decides a sample that [`Rules::in_order`] does not take.
     fn decide(
         &mut self,
         (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        (timestamp_ms, bits): Sample,
+        timestamp_ms: i64,
+        value: Value<'_>,
     ) -> Result<Verdict, StorageError> {
         if timestamp_ms < self.rules.cut_ms || timestamp_ms == i64::MIN {
             // What is before the cut is gone, so presence cannot be asked there.
@@ -395,26 +500,38 @@ impl PartRun<'_> {
         if timestamp_ms > head.newest_ms {
             return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
         }
-        if timestamp_ms == head.newest_ms {
-            // Ids fit, see `SERIES_MAX`.
-            if self.vacant.is_empty() || !self.vacant.contains(id as u32) {
-                return Ok(same_timestamp(head.newest_bits, bits));
-            }
-            return self.decide_vacant((head, blocks), id, (timestamp_ms, bits));
+        if timestamp_ms < head.newest_ms {
+            return self.decide_late((head, blocks), id, timestamp_ms, value);
         }
-        self.decide_late((head, blocks), id, (timestamp_ms, bits))
+        match value {
+            Value::Float(bits) if self.newest_is_known(id) => Ok(same_timestamp(head.newest_bits == bits)),
+            _ => self.decide_newest((head, blocks), id, timestamp_ms, value),
+        }
     }
 
-    /// A sample at the newest time of a series whose sample there may have been deleted.
-    fn decide_vacant(
+    /// Whether the newest sample of a series is the float whose bits the head holds.
+    fn newest_is_known(&self, id: u64) -> bool {
+        // Ids fit, see `SERIES_MAX`.
+        let id = id as u32;
+        let doubtful = |set: &RoaringBitmap| !set.is_empty() && set.contains(id);
+        !doubtful(self.vacant) && !doubtful(self.with_histograms)
+    }
+
+    /// A sample at the newest time of a series whose sample there may have been deleted, or where one of
+    /// both is a histogram.
+    fn decide_newest(
         &mut self,
         (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        (timestamp_ms, bits): Sample,
+        timestamp_ms: i64,
+        value: Value<'_>,
     ) -> Result<Verdict, StorageError> {
-        let verdict = self.decide_late((head, blocks), id, (timestamp_ms, bits))?;
+        let verdict = self.decide_late((&mut *head, blocks), id, timestamp_ms, value)?;
         if matches!(verdict, Verdict::Stored) {
-            head.newest_bits = bits;
+            head.newest_bits = match value {
+                Value::Float(bits) => bits,
+                Value::Histogram(_) => 0,
+            };
             self.vacant.remove(id as u32);
         }
         Ok(verdict)
@@ -425,10 +542,11 @@ impl PartRun<'_> {
         &mut self,
         (head, blocks): (&mut Head, &Blocks),
         id: u64,
-        (timestamp_ms, bits): Sample,
+        timestamp_ms: i64,
+        value: Value<'_>,
     ) -> Result<Verdict, StorageError> {
-        if let Some(stored) = self.lookup((head, blocks), id, timestamp_ms)? {
-            return Ok(same_timestamp(stored, bits));
+        if let Some(same) = self.lookup((head, blocks), id, timestamp_ms, value)? {
+            return Ok(same_timestamp(same));
         }
         if timestamp_ms < head.newest_ms.saturating_sub_unsigned(self.rules.ooo_window_ms) {
             return Ok(Verdict::Rejected(RejectReason::OutOfOrder));
@@ -436,12 +554,34 @@ impl PartRun<'_> {
         if timestamp_ms > self.rules.ahead_ms {
             return Ok(Verdict::Rejected(RejectReason::TooFarAhead));
         }
-        head.insert_late(timestamp_ms, bits);
+        match value {
+            Value::Float(bits) => head.insert_late(timestamp_ms, bits),
+            Value::Histogram(encoded) => head.insert_late_histogram(timestamp_ms, encoded),
+        }
         self.late += 1;
         Ok(Verdict::Stored)
     }
 
+    /// Whether what is stored at a timestamp, if anything, is the value.
     fn lookup(
+        &mut self,
+        (head, blocks): (&Head, &Blocks),
+        id: u64,
+        timestamp_ms: i64,
+        value: Value<'_>,
+    ) -> Result<Option<bool>, StorageError> {
+        if let Some(stored) = self.lookup_float((head, blocks), id, timestamp_ms)? {
+            return Ok(Some(matches!(value, Value::Float(bits) if bits == stored)));
+        }
+        // Ids fit, see `SERIES_MAX`.
+        if self.with_histograms.is_empty() || !self.with_histograms.contains(id as u32) {
+            return Ok(None);
+        }
+        let stored = self.lookup_histogram(head, id, timestamp_ms)?;
+        Ok(stored.map(|stored| matches!(value, Value::Histogram(encoded) if *encoded == *stored)))
+    }
+
+    fn lookup_float(
         &mut self,
         (head, blocks): (&Head, &Blocks),
         id: u64,
@@ -462,12 +602,35 @@ impl PartRun<'_> {
         self.lookups
             .lookup(self.db, self.key, self.flushed, &mask, id, timestamp_ms)
     }
+
+    fn lookup_histogram(
+        &mut self,
+        head: &Head,
+        id: u64,
+        timestamp_ms: i64,
+    ) -> Result<Option<Arc<[u8]>>, StorageError> {
+        let shard = self.key.shard;
+        let damaged = || StorageError::chunk(shard, id);
+        if let Some(histograms) = head.histograms()
+            && let Some(stored) = histograms.lookup(timestamp_ms).map_err(damaged())?
+        {
+            return Ok(Some(stored));
+        }
+        let frozen = self.frozen.map_or(&[][..], |frozen| frozen.histograms_of(id));
+        if let Some(stored) = histogram_chunk::find_in(frozen, timestamp_ms).map_err(damaged())? {
+            return Ok(Some(encoded(&stored)));
+        }
+        let mask = self.tombstones.over(id);
+        let stored =
+            self.lookups
+                .lookup_histogram(self.db, self.key, self.flushed, &mask, id, timestamp_ms)?;
+        Ok(stored.map(|histogram| encoded(&histogram)))
+    }
 }
 
-fn same_timestamp(stored: u64, bits: u64) -> Verdict {
-    if stored == bits {
-        Verdict::Duplicate
-    } else {
-        Verdict::Rejected(RejectReason::DuplicateTimestamp)
+fn same_timestamp(same: bool) -> Verdict {
+    match same {
+        true => Verdict::Duplicate,
+        false => Verdict::Rejected(RejectReason::DuplicateTimestamp),
     }
 }

@@ -7,6 +7,8 @@ use crate::chunk;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::head::HeadCopy;
+use crate::histogram_chunk::HistogramSample;
+use crate::histogram_head::encoded;
 use crate::labels::Labels;
 use crate::select::copy_head;
 use crate::shard::{LogPosition, Shard};
@@ -20,7 +22,7 @@ const READER_BYTES_MAX: usize = 32 << 20;
 pub struct LogicalChecksum {
     /// The last entry contained.
     pub position: Option<LogPosition>,
-    /// xxh3 over tenants, labels, timestamps and value bits in canonical order.
+    /// xxh3 over tenants, labels, timestamps, value bits and encoded histograms in canonical order.
     pub checksum: u64,
     /// Series with samples.
     pub series: u64,
@@ -75,8 +77,10 @@ impl Shard {
             samples: 0,
         };
         let mut samples = Vec::new();
+        let mut histograms = Vec::new();
         for row in &rows {
             samples.clear();
+            histograms.clear();
             let damaged = || StorageError::chunk(self.key.shard, row.id);
             if let Some(key) = flushed.series_key(row.id) {
                 let mask = tombstones.over(row.id);
@@ -88,6 +92,7 @@ impl Shard {
                 columns.clear();
                 for generation in flushed.generations() {
                     reader.read(&self.db, generation, key, window, &mut columns)?;
+                    reader.read_histograms(&self.db, generation, key, window, &mut histograms)?;
                 }
                 samples.extend(columns.iter().map(|(t, value)| (t, value.to_bits())));
             }
@@ -101,7 +106,9 @@ impl Shard {
                 chunk::decode(&chunk.bytes, &mut add).map_err(damaged())?;
             }
             samples.extend_from_slice(&row.head.late);
-            digest.add(&row.tenant, &row.labels, &mut samples);
+            let unflushed = row.head.histograms.decode(cut_ms, i64::MAX);
+            histograms.append(&mut unflushed.map_err(damaged())?);
+            digest.add(&row.tenant, &row.labels, &mut samples, &mut histograms);
         }
         Ok(LogicalChecksum {
             position,
@@ -120,11 +127,18 @@ struct Digest {
 
 impl Digest {
     /// Adds a series; one without samples leaves no trace.
-    fn add(&mut self, tenant: &str, labels: &Labels, samples: &mut [(i64, u64)]) {
-        if samples.is_empty() {
+    fn add(
+        &mut self,
+        tenant: &str,
+        labels: &Labels,
+        samples: &mut [(i64, u64)],
+        histograms: &mut [HistogramSample],
+    ) {
+        if samples.is_empty() && histograms.is_empty() {
             return;
         }
         samples.sort_unstable();
+        histograms.sort_by_key(|(t, _)| *t);
         for bytes in [tenant.as_bytes(), labels.as_bytes()] {
             self.hasher.update(&(bytes.len() as u64).to_le_bytes());
             self.hasher.update(bytes);
@@ -134,7 +148,13 @@ impl Digest {
             self.hasher.update(&t.to_le_bytes());
             self.hasher.update(&bits.to_le_bytes());
         }
+        for (t, histogram) in histograms.iter() {
+            let encoded = encoded(histogram);
+            self.hasher.update(&t.to_le_bytes());
+            self.hasher.update(&(encoded.len() as u64).to_le_bytes());
+            self.hasher.update(&encoded);
+        }
         self.series += 1;
-        self.samples += samples.len() as u64;
+        self.samples += (samples.len() + histograms.len()) as u64;
     }
 }

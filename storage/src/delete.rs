@@ -7,6 +7,8 @@ use roaring::RoaringBitmap;
 use crate::chunk::{self, Chunk, ChunkError};
 use crate::entry::Deletion;
 use crate::error::StorageError;
+use crate::histogram_chunk;
+use crate::series::SeriesChunks;
 use crate::series_rows::SeriesState;
 use crate::shard::{Frozen, Shard, State};
 use crate::tombstones::Tombstone;
@@ -50,10 +52,15 @@ impl Shard {
         end_ms: i64,
     ) -> Result<(), StorageError> {
         let damaged = || StorageError::chunk(self.key.shard, id);
-        let chunks = state.table.take_head(id).map_err(damaged())?;
-        let (kept, removed) = without(&chunks, start_ms, end_ms).map_err(damaged())?;
+        let taken = state.table.take_head(id).map_err(damaged())?;
+        let (kept, removed) = without(&taken.floats, start_ms, end_ms).map_err(damaged())?;
         if !kept.is_empty() {
             let _ = state.table.put_back(id, &kept);
+        }
+        state.head_samples = state.head_samples.saturating_sub(removed);
+        let (kept, removed) = without_histograms(&taken.histograms, start_ms, end_ms).map_err(damaged())?;
+        if !kept.is_empty() {
+            state.table.put_back_histograms(id, &kept);
         }
         state.head_samples = state.head_samples.saturating_sub(removed);
         let Some(known) = state.table.state_of(id).filter(|s| s.newest_ms <= end_ms) else {
@@ -113,24 +120,49 @@ fn without_frozen(
     start_ms: i64,
     end_ms: i64,
 ) -> Result<Frozen, ChunkError> {
-    let mut kept = Frozen {
-        series: Vec::with_capacity(frozen.series.len()),
-        samples: frozen.samples,
-        bytes: frozen.bytes,
+    let mut samples = frozen.samples;
+    let mut kept_of = |all: &SeriesChunks, without: Without| -> Result<SeriesChunks, ChunkError> {
+        let mut kept = Vec::with_capacity(all.len());
+        for (id, chunks) in all {
+            let meant = u32::try_from(*id).is_ok_and(|id| series.contains(id));
+            if !meant {
+                kept.push((*id, chunks.clone()));
+                continue;
+            }
+            let (chunks, removed) = without(chunks, start_ms, end_ms)?;
+            samples = samples.saturating_sub(removed);
+            if !chunks.is_empty() {
+                kept.push((*id, chunks));
+            }
+        }
+        Ok(kept)
     };
-    for (id, chunks) in &frozen.series {
-        let meant = u32::try_from(*id).is_ok_and(|id| series.contains(id));
-        if !meant {
-            kept.series.push((*id, chunks.clone()));
+    Ok(Frozen {
+        series: kept_of(&frozen.series, without)?,
+        histograms: kept_of(&frozen.histograms, without_histograms)?,
+        samples,
+        bytes: frozen.bytes,
+    })
+}
+
+/// Leaves the samples of a window out of chunks of one kind; says how many those were.
+type Without = fn(&[Chunk], i64, i64) -> Result<(Vec<Chunk>, u64), ChunkError>;
+
+/// The chunks of histograms without those of the window, and how many those were.
+fn without_histograms(chunks: &[Chunk], start_ms: i64, end_ms: i64) -> Result<(Vec<Chunk>, u64), ChunkError> {
+    let (mut kept, mut removed) = (Vec::with_capacity(chunks.len()), 0);
+    for chunk in chunks {
+        if !chunk.overlaps(start_ms, end_ms) {
+            kept.push(chunk.clone());
             continue;
         }
-        let (chunks, removed) = without(chunks, start_ms, end_ms)?;
-        kept.samples = kept.samples.saturating_sub(removed);
-        if !chunks.is_empty() {
-            kept.series.push((*id, chunks));
-        }
+        let mut samples = histogram_chunk::decode(&chunk.bytes)?;
+        let before = samples.len();
+        samples.retain(|(t, _)| !(start_ms..=end_ms).contains(t));
+        removed += (before - samples.len()) as u64;
+        kept.extend(histogram_chunk::encode_all(&samples));
     }
-    Ok(kept)
+    Ok((kept, removed))
 }
 
 /// The chunks without the samples of the window, and how many those were.

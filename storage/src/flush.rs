@@ -12,9 +12,11 @@ use roaring::RoaringBitmap;
 use rocksdb::WriteOptions;
 
 use crate::activity::Activity;
-use crate::chunk;
+use crate::chunk::{self, Chunk};
 use crate::error::StorageError;
 use crate::flushed::{Flushed, activity_range, cf, chunk_range, state_range};
+use crate::histogram::Histogram;
+use crate::histogram_chunk;
 use crate::labels::Labels;
 use crate::meta::{Generation, Level, ShardMeta};
 use crate::metrics::Metrics;
@@ -124,7 +126,8 @@ struct Buckets {
 
 impl Buckets {
     fn of(frozen: &Frozen, first_number: u64) -> Option<Self> {
-        let chunks = || frozen.series.iter().flat_map(|(_, chunks)| chunks);
+        let series = || frozen.series.iter().chain(&frozen.histograms);
+        let chunks = || series().flat_map(|(_, chunks)| chunks);
         let first_ms = chunks().map(|chunk| chunk.first_ms).min()?;
         let last_ms = chunks().map(|chunk| chunk.last_ms).max()?;
         Some(Self {
@@ -141,6 +144,14 @@ impl Buckets {
     fn number(&self, bucket: i64) -> u64 {
         self.first_number + bucket.abs_diff(self.first)
     }
+}
+
+/// Frozen series in the order in which a generation holds them, each with its metric number.
+fn in_order<'a>(series: &'a [(u64, Vec<Chunk>)], metrics: &Metrics) -> Vec<(u32, &'a (u64, Vec<Chunk>))> {
+    let metric = |id: u64| metrics.get(id).unwrap_or_default();
+    let mut order: Vec<_> = series.iter().map(|one| (metric(one.0), one)).collect();
+    order.sort_unstable_by_key(|(metric, (id, _))| (*metric, *id));
+    order
 }
 
 impl Shard {
@@ -216,6 +227,7 @@ impl Shard {
             tombstones: Tombstones::clone(&state.tombstones),
             vacant: state.vacant.clone(),
             quotas: state.quotas.clone(),
+            with_histograms: state.with_histograms.clone(),
         };
         let first_new = previous.map_or(1, |meta| meta.next_id);
         let table = &state.table;
@@ -239,12 +251,13 @@ impl Shard {
     }
 
     fn freeze(&self, state: &mut State) -> Result<Frozen, StorageError> {
-        let series = state
+        let (series, histograms) = state
             .table
             .take_heads()
             .map_err(|(id, error)| StorageError::chunk(self.key.shard, id)(error))?;
         let frozen = Frozen {
             series,
+            histograms,
             samples: state.head_samples,
             bytes: state.head_bytes,
         };
@@ -309,17 +322,9 @@ impl Shard {
         let Some(buckets) = sealed.buckets else {
             return Ok(Vec::new());
         };
-        let metric = |id: u64| sealed.metrics.get(id).unwrap_or_default();
-        let mut order: Vec<_> = (0..)
-            .zip(&sealed.frozen.series)
-            .map(|(at, (id, _))| (metric(*id), at))
-            .collect();
-        order.sort_unstable();
         let mut writers: BTreeMap<i64, GenerationWriter> = BTreeMap::new();
         let (mut timestamps, mut bits) = (Vec::new(), Vec::new());
-        for (metric, at) in order {
-            let at: usize = at;
-            let (id, chunks) = &sealed.frozen.series[at];
+        for (metric, (id, chunks)) in in_order(&sealed.frozen.series, &sealed.metrics) {
             timestamps.clear();
             bits.clear();
             let samples = chunks.iter().map(|chunk| chunk.samples as usize).sum();
@@ -349,8 +354,33 @@ impl Shard {
                 from += length;
             }
         }
+        self.write_histograms(sealed, buckets, &mut writers)?;
         let finished = writers.into_values().map(GenerationWriter::finish);
         finished.filter_map(Result::transpose).collect()
+    }
+
+    fn write_histograms(
+        &self,
+        sealed: &Sealed,
+        buckets: Buckets,
+        writers: &mut BTreeMap<i64, GenerationWriter>,
+    ) -> Result<(), StorageError> {
+        for (metric, (id, chunks)) in in_order(&sealed.frozen.histograms, &sealed.metrics) {
+            let samples =
+                histogram_chunk::decode_all(chunks).map_err(StorageError::chunk(self.key.shard, *id))?;
+            let (timestamps, histograms): (Vec<i64>, Vec<Arc<Histogram>>) = samples.into_iter().unzip();
+            let mut from = 0;
+            while let Some(first) = timestamps.get(from) {
+                let bucket = first.div_euclid(BUCKET_MS);
+                let to = from + timestamps[from..].partition_point(|t| t.div_euclid(BUCKET_MS) == bucket);
+                writers
+                    .entry(bucket)
+                    .or_insert_with(|| GenerationWriter::new(self, buckets.number(bucket), Level::Flush))
+                    .histogram_series(metric, *id, &timestamps[from..to], &histograms[from..to])?;
+                from = to;
+            }
+        }
+        Ok(())
     }
 
     /// Shows a flush to readers and drops the sealed head. Call it after the flush's rows are durable.
@@ -401,6 +431,12 @@ impl Shard {
                     state.head_bytes += frozen.bytes;
                     for (id, chunks) in &frozen.series {
                         if !state.table.put_back(*id, chunks) {
+                            let samples: u64 = chunks.iter().map(|chunk| u64::from(chunk.samples)).sum();
+                            state.head_samples = state.head_samples.saturating_sub(samples);
+                        }
+                    }
+                    for (id, chunks) in &frozen.histograms {
+                        if !state.table.put_back_histograms(*id, chunks) {
                             let samples: u64 = chunks.iter().map(|chunk| u64::from(chunk.samples)).sum();
                             state.head_samples = state.head_samples.saturating_sub(samples);
                         }

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::codec::histograms::{HistogramsDecoder, MAX_HISTOGRAM_CELLS, cells};
 use crate::codec::values::ValuesDecoder;
 use crate::error::StorageError;
+use crate::histogram::Histogram;
 use crate::meta::{Generation, ShardMeta};
 use crate::metrics::Metrics;
-use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey};
+use crate::rows::{self, CF_CHUNKS, Db, ReplicaKey, SlabKind};
 use crate::slab::{SeriesKey, SlabReader};
 use crate::tombstones::Mask;
 
 /// Samples that the lookup cache holds at most.
 const CACHE_SAMPLES_MAX: usize = 1 << 20;
+/// Cells of histograms that it holds at most; more than any column has.
+const CACHE_CELLS_MAX: usize = 64 * MAX_HISTOGRAM_CELLS;
 /// Bytes of rows that it keeps beside.
 const LOOKUP_BYTES_MAX: usize = 4 << 20;
 
@@ -103,9 +107,9 @@ pub(crate) fn chunk_range(key: ReplicaKey, generation: u64) -> RowRange {
     }
 }
 
-/// The slabs of a generation.
-pub(crate) fn slab_range(key: ReplicaKey, generation: u64) -> RowRange {
-    let from = key.slabs(generation);
+/// The slabs of one kind of a generation.
+pub(crate) fn slab_range(key: ReplicaKey, generation: u64, kind: SlabKind) -> RowRange {
+    let from = key.slabs(generation, kind);
     RowRange {
         cf: CF_CHUNKS,
         to: rows::successor(from.clone()),
@@ -164,6 +168,15 @@ pub(crate) struct LookupCache {
     decoder: ValuesDecoder,
     decoded: HashMap<(u64, u64), Decoded>,
     samples: usize,
+    histograms: HashMap<(u64, u64), DecodedHistograms>,
+    cells: usize,
+}
+
+/// The same of histograms.
+#[derive(Debug)]
+struct DecodedHistograms {
+    timestamps: Arc<[i64]>,
+    histograms: Vec<Arc<Histogram>>,
 }
 
 impl LookupCache {
@@ -221,10 +234,9 @@ impl LookupCache {
         let mut loaded = None;
         reader.visit(
             db,
-            generation,
+            (generation, SlabKind::Values),
             series,
-            timestamp_ms,
-            timestamp_ms,
+            timestamp_ms..=timestamp_ms,
             |timestamps, bytes| {
                 let mut values = Vec::with_capacity(timestamps.len());
                 decoder
@@ -251,12 +263,102 @@ impl LookupCache {
     }
 }
 
+impl LookupCache {
+    /// The native histogram of a series at a timestamp in any flushed generation that does not hide it.
+    pub(crate) fn lookup_histogram(
+        &mut self,
+        db: &Db,
+        key: ReplicaKey,
+        flushed: &Flushed,
+        mask: &Mask,
+        series: u64,
+        timestamp_ms: i64,
+    ) -> Result<Option<Arc<Histogram>>, StorageError> {
+        let Some(series) = flushed.series_key(series) else {
+            return Ok(None);
+        };
+        for generation in flushed.generations().iter().rev() {
+            let outside = timestamp_ms < generation.min_ms || timestamp_ms > generation.max_ms;
+            if outside || generation.histogram_slabs == 0 || mask.hides(generation.number, timestamp_ms) {
+                continue;
+            }
+            let place = (generation.number, series.series);
+            if !self
+                .histograms
+                .get(&place)
+                .is_some_and(|column| covers(&column.timestamps, timestamp_ms))
+            {
+                self.load_histograms(db, key, generation, series, timestamp_ms)?;
+            }
+            let column = self.histograms.get(&place);
+            let found = column.and_then(|column| {
+                let at = column.timestamps.binary_search(&timestamp_ms).ok()?;
+                column.histograms.get(at).cloned()
+            });
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn load_histograms(
+        &mut self,
+        db: &Db,
+        key: ReplicaKey,
+        generation: &Generation,
+        series: SeriesKey,
+        timestamp_ms: i64,
+    ) -> Result<(), StorageError> {
+        let reader = self
+            .reader
+            .get_or_insert_with(|| SlabReader::new(key, LOOKUP_BYTES_MAX, true));
+        let mut loaded = None;
+        reader.visit(
+            db,
+            (generation, SlabKind::Histograms),
+            series,
+            timestamp_ms..=timestamp_ms,
+            |timestamps, bytes| {
+                let mut histograms = Vec::with_capacity(timestamps.len());
+                HistogramsDecoder::default()
+                    .decode(bytes, timestamps.len(), &mut histograms)
+                    .map_err(|error| {
+                        let what = format!("a column of series {}", series.series);
+                        StorageError::corrupt(key.shard, what, &error.to_string())
+                    })?;
+                let timestamps = timestamps.clone();
+                loaded = Some(DecodedHistograms {
+                    timestamps,
+                    histograms,
+                });
+                Ok(())
+            },
+        )?;
+        let Some(column) = loaded else { return Ok(()) };
+        let cells = column
+            .histograms
+            .iter()
+            .map(|histogram| cells(histogram))
+            .sum::<usize>();
+        if self.cells + cells > CACHE_CELLS_MAX {
+            self.histograms.clear();
+            self.cells = 0;
+        }
+        self.cells += cells;
+        self.histograms.insert((generation.number, series.series), column);
+        Ok(())
+    }
+}
+
+fn covers(timestamps: &[i64], timestamp_ms: i64) -> bool {
+    let (first, last) = (timestamps.first(), timestamps.last());
+    first.is_some_and(|first| *first <= timestamp_ms) && last.is_some_and(|last| timestamp_ms <= *last)
+}
+
 impl Decoded {
     fn covers(&self, timestamp_ms: i64) -> bool {
-        self.timestamps
-            .first()
-            .is_some_and(|first| *first <= timestamp_ms)
-            && self.timestamps.last().is_some_and(|last| timestamp_ms <= *last)
+        covers(&self.timestamps, timestamp_ms)
     }
 
     fn get(&self, timestamp_ms: i64) -> Option<u64> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::blocks::Blocks;
 use crate::chunk::{self, Chunk, ChunkError, OpenChunk, Sample};
+use crate::histogram_head::{HistogramCopy, HistogramHead};
 
 /// What apply touches for each sample. Kept apart from labels and small, because nearly every sample
 /// touches another one; adjacent ids share cache lines.
@@ -11,6 +12,7 @@ use crate::chunk::{self, Chunk, ChunkError, OpenChunk, Sample};
 pub(crate) struct Head {
     /// `i64::MIN` while the series has no sample.
     pub(crate) newest_ms: i64,
+    /// Of the newest float; of no use when the newest sample is a histogram.
     pub(crate) newest_bits: u64,
     rest: Option<Box<Rest>>,
     open: OpenChunk,
@@ -27,6 +29,8 @@ struct Rest {
     sealed: Vec<Chunk>,
     /// Samples that came out of order.
     late: BTreeMap<i64, u64>,
+    /// `None` in a series of floats.
+    histograms: Option<Box<HistogramHead>>,
 }
 
 /// The tenant of heads whose series are retired.
@@ -66,15 +70,50 @@ impl Head {
 
     #[cold]
     fn append_to_next(&mut self, blocks: &mut Blocks, sample: Sample) {
+        self.seal_open(blocks);
+        if !self.open.append(blocks, sample, sample) {
+            // Out of blocks, which is billions of samples away; a tree takes anything.
+            self.insert_late(sample.0, sample.1);
+        }
+    }
+
+    fn seal_open(&mut self, blocks: &mut Blocks) {
         if !self.open.is_empty() {
             let chunk = self.open.seal(blocks, self.newest_ms);
             self.open.clear(blocks);
             self.rest.get_or_insert_default().sealed.push(chunk);
         }
-        if !self.open.append(blocks, sample, sample) {
-            // Out of blocks, which is billions of samples away; a tree takes anything.
-            self.insert_late(sample.0, sample.1);
-        }
+    }
+
+    /// Appends an encoded histogram later than `newest_ms`. The open chunk of floats ends, because it
+    /// leans on `newest_ms` for its last sample.
+    pub(crate) fn append_histogram(
+        &mut self,
+        blocks: &mut Blocks,
+        timestamp_ms: i64,
+        encoded: &[u8],
+    ) -> Result<(), ChunkError> {
+        self.seal_open(blocks);
+        self.histograms_mut().append(timestamp_ms, encoded)?;
+        self.newest_ms = timestamp_ms;
+        self.newest_bits = 0;
+        Ok(())
+    }
+
+    fn histograms_mut(&mut self) -> &mut HistogramHead {
+        self.rest
+            .get_or_insert_default()
+            .histograms
+            .get_or_insert_default()
+    }
+
+    pub(crate) fn histograms(&self) -> Option<&HistogramHead> {
+        self.rest.as_ref()?.histograms.as_deref()
+    }
+
+    /// Adds an encoded histogram at a time that no sample has.
+    pub(crate) fn insert_late_histogram(&mut self, timestamp_ms: i64, encoded: &[u8]) {
+        self.histograms_mut().insert_late(timestamp_ms, encoded);
     }
 
     /// Adds a sample whose timestamp is not present and not the newest.
@@ -82,7 +121,7 @@ impl Head {
         self.rest.get_or_insert_default().late.insert(timestamp_ms, bits);
     }
 
-    /// The value bits at a timestamp.
+    /// The value bits of a float at a timestamp.
     pub(crate) fn lookup(&self, blocks: &Blocks, timestamp_ms: i64) -> Result<Option<u64>, ChunkError> {
         if !self.open.is_empty() && self.open.first_ms(blocks) <= timestamp_ms {
             let found = self.open.find(blocks, timestamp_ms);
@@ -114,15 +153,29 @@ impl Head {
                 out.late
                     .extend(rest.late.range(start_ms..=end_ms).map(|(t, v)| (*t, *v)));
             }
+            if let Some(histograms) = &rest.histograms {
+                histograms.copy_into(start_ms, end_ms, &mut out.histograms);
+            }
         }
         if !self.open.is_empty() && self.open.first_ms(blocks) <= end_ms && self.newest_ms >= start_ms {
             out.chunks.push(self.open.seal(blocks, self.newest_ms));
         }
     }
 
-    /// Empties the head into chunks that are disjoint and in time order.
-    pub(crate) fn take(&mut self, blocks: &mut Blocks) -> Result<Vec<Chunk>, ChunkError> {
-        let rest = self.rest.take().map(|rest| *rest).unwrap_or_default();
+    /// Empties the head into chunks.
+    pub(crate) fn take(&mut self, blocks: &mut Blocks) -> Result<HeadChunks, ChunkError> {
+        let mut rest = self.rest.take().map(|rest| *rest).unwrap_or_default();
+        let histograms = match rest.histograms.take() {
+            Some(histograms) => histograms.into_chunks()?,
+            None => Vec::new(),
+        };
+        Ok(HeadChunks {
+            floats: self.take_floats(rest, blocks)?,
+            histograms,
+        })
+    }
+
+    fn take_floats(&mut self, rest: Rest, blocks: &mut Blocks) -> Result<Vec<Chunk>, ChunkError> {
         let mut chunks = rest.sealed;
         if !self.open.is_empty() {
             chunks.push(self.open.seal(blocks, self.newest_ms));
@@ -151,6 +204,11 @@ impl Head {
             .splice(0..0, chunks.iter().cloned());
     }
 
+    /// Puts chunks of histograms back that [`Self::take`] gave.
+    pub(crate) fn put_back_histograms(&mut self, chunks: &[Chunk]) {
+        self.histograms_mut().put_back(chunks);
+    }
+
     /// Chunks held, and bytes of the sealed ones and of late samples; blocks count for themselves.
     pub(crate) fn size(&self) -> (u64, u64) {
         let open = u64::from(!self.open.is_empty());
@@ -161,8 +219,19 @@ impl Head {
             .map(|c| c.bytes.len() + size_of::<Chunk>() + 16)
             .sum();
         let bytes = size_of::<Rest>() + sealed + rest.late.len() * 32;
-        (open + rest.sealed.len() as u64, bytes as u64)
+        let (chunks, encoded) = rest
+            .histograms
+            .as_ref()
+            .map_or((0, 0), |histograms| histograms.size());
+        (open + rest.sealed.len() as u64 + chunks, bytes as u64 + encoded)
     }
+}
+
+/// What a head held. The chunks of a kind are disjoint and in time order.
+#[derive(Debug, Default)]
+pub(crate) struct HeadChunks {
+    pub(crate) floats: Vec<Chunk>,
+    pub(crate) histograms: Vec<Chunk>,
 }
 
 impl Chunk {
@@ -203,11 +272,12 @@ pub(crate) fn find_in(chunks: &[Chunk], timestamp_ms: i64) -> Result<Option<u64>
 pub(crate) struct HeadCopy {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) late: Vec<(i64, u64)>,
+    pub(crate) histograms: HistogramCopy,
 }
 
 impl HeadCopy {
     pub(crate) fn bytes(&self) -> u64 {
         let chunks: usize = self.chunks.iter().map(|c| c.bytes.len()).sum();
-        (chunks + self.late.len() * 16) as u64
+        (chunks + self.late.len() * 16) as u64 + self.histograms.bytes()
     }
 }

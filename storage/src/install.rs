@@ -13,7 +13,7 @@ use crate::flushed::{RowRange, cf, chunk_range};
 use crate::meta::ShardMeta;
 use crate::recover;
 use crate::rows::{
-    CF_CHUNKS, CF_SERIES, CF_SHARD_META, KIND_ACTIVITY, KIND_LABELS, KIND_SLAB, KIND_STATE, KIND_TIMES,
+    CF_CHUNKS, CF_SERIES, CF_SHARD_META, KIND_ACTIVITY, KIND_LABELS, KIND_STATE, KIND_TIMES, SlabKind,
     successor, trailing_span,
 };
 use crate::series_rows::{decode_labels_row, decode_states};
@@ -264,7 +264,7 @@ impl Incoming {
             .get(&u64::from_be_bytes(*generation))
             .ok_or_else(|| damaged("a row of samples belongs to a generation that is not listed"))?;
         let read = match (tail.first(), tail.len()) {
-            (Some(&KIND_SLAB), 21) => Slab::parse(value.to_vec()).map(|_| ()),
+            (Some(kind), 21) if SlabKind::of(*kind).is_some() => Slab::parse(value.to_vec()).map(|_| ()),
             (Some(&KIND_TIMES), 9) => TimesRow::parse(value.to_vec()).map(|_| ()),
             _ => Err("a row of samples has a malformed key"),
         };

@@ -26,6 +26,8 @@ mod golden;
 mod head;
 mod heads;
 pub mod histogram;
+mod histogram_chunk;
+mod histogram_head;
 pub mod inspect;
 mod install;
 pub mod labels;
@@ -56,6 +58,7 @@ pub use activity::ACTIVITY_SPAN_MS;
 pub use apply::ApplyOutcome;
 pub use cardinality::{Cardinality, SeriesMemory};
 pub use checksum::LogicalChecksum;
+pub use codec::histograms::MAX_HISTOGRAM_CELLS;
 pub use columns::SampleColumns;
 pub use compact::{Merge, MergedGeneration};
 pub use entry::{

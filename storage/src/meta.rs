@@ -14,7 +14,7 @@ use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 /// How often the samples of a generation have been merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,10 +41,15 @@ pub(crate) struct Generation {
     pub(crate) max_ms: i64,
     /// Slab rows.
     pub(crate) slabs: u64,
+    /// Slab rows of native histograms.
+    pub(crate) histogram_slabs: u64,
     /// Rows of timestamps.
     pub(crate) time_rows: u64,
     pub(crate) columns: u64,
+    /// Of both kinds.
     pub(crate) samples: u64,
+    /// Those that are native histograms.
+    pub(crate) histograms: u64,
     /// Columns and rows of timestamps, before RocksDB's compression.
     pub(crate) bytes: u64,
 }
@@ -58,9 +63,11 @@ impl Generation {
             min_ms: i64::MAX,
             max_ms: i64::MIN,
             slabs: 0,
+            histogram_slabs: 0,
             time_rows: 0,
             columns: 0,
             samples: 0,
+            histograms: 0,
             bytes: 0,
         }
     }
@@ -121,6 +128,8 @@ pub(crate) struct ShardMeta {
     /// See `State::vacant`.
     pub(crate) vacant: RoaringBitmap,
     pub(crate) quotas: Quotas,
+    /// See `State::with_histograms`.
+    pub(crate) with_histograms: RoaringBitmap,
 }
 
 impl ShardMeta {
@@ -154,9 +163,11 @@ impl ShardMeta {
             put_i64(&mut out, generation.max_ms);
             for count in [
                 generation.slabs,
+                generation.histogram_slabs,
                 generation.time_rows,
                 generation.columns,
                 generation.samples,
+                generation.histograms,
                 generation.bytes,
             ] {
                 put_u64(&mut out, count);
@@ -165,6 +176,7 @@ impl ShardMeta {
         self.tombstones.encode(&mut out);
         put_bitmap(&mut out, &self.vacant);
         self.quotas.encode(&mut out);
+        put_bitmap(&mut out, &self.with_histograms);
         seal(&mut out);
         out
     }
@@ -210,9 +222,11 @@ impl ShardMeta {
                 min_ms: reader.varint_i64()?,
                 max_ms: reader.varint_i64()?,
                 slabs: reader.varint()?,
+                histogram_slabs: reader.varint()?,
                 time_rows: reader.varint()?,
                 columns: reader.varint()?,
                 samples: reader.varint()?,
+                histograms: reader.varint()?,
                 bytes: reader.varint()?,
             };
             let in_order = generations
@@ -226,6 +240,7 @@ impl ShardMeta {
         let tombstones = Tombstones::decode(reader)?;
         let vacant = take_bitmap(reader)?;
         let quotas = Quotas::decode(reader)?;
+        let with_histograms = take_bitmap(reader)?;
         let clock = Clock {
             now_ms,
             cut_ms,
@@ -246,6 +261,7 @@ impl ShardMeta {
             tombstones,
             vacant,
             quotas,
+            with_histograms,
         })
     }
 }
@@ -272,9 +288,11 @@ mod tests {
             min_ms: 1_700_000_000_000,
             max_ms: 1_700_000_900_000,
             slabs: 2,
+            histogram_slabs: 1,
             time_rows: 1,
             columns: 10,
             samples: 600,
+            histograms: 60,
             bytes: 1234,
         };
         let mut tombstones = Tombstones::default();
@@ -308,13 +326,14 @@ mod tests {
             tombstones,
             vacant: [3].into_iter().collect(),
             quotas,
+            with_histograms: [4, 7].into_iter().collect(),
         }
     }
 
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v6", &bytes);
+        crate::golden::check("meta-v7", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -323,6 +342,7 @@ mod tests {
             tombstones: Tombstones::default(),
             vacant: RoaringBitmap::new(),
             quotas: Quotas::default(),
+            with_histograms: RoaringBitmap::new(),
             ..meta()
         };
         assert_eq!(ShardMeta::decode(&empty.encode()), Ok(empty));
@@ -341,7 +361,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x06".to_vec();
+            let mut bytes = b"QSM\x07".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

@@ -56,6 +56,7 @@ fn empty_state() -> State {
         quotas: Quotas::default(),
         retired: RoaringBitmap::new(),
         retired_series: 0,
+        with_histograms: RoaringBitmap::new(),
     }
 }
 
@@ -77,6 +78,7 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         tombstones: Arc::new(meta.tombstones.clone()),
         vacant: meta.vacant.clone(),
         quotas: meta.quotas.clone(),
+        with_histograms: meta.with_histograms.clone(),
         table,
         activity,
         retired: loaded.retired,

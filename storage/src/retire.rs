@@ -35,11 +35,13 @@ impl Shard {
             // All of them lie before the cut.
             let chunks = state.table.take_head(id);
             let chunks = chunks.map_err(StorageError::chunk(self.key.shard, id))?;
-            let samples = chunks.iter().map(|chunk| u64::from(chunk.samples)).sum();
+            let chunks = chunks.floats.iter().chain(&chunks.histograms);
+            let samples = chunks.map(|chunk| u64::from(chunk.samples)).sum();
             state.head_samples = state.head_samples.saturating_sub(samples);
         }
         state.table.retire(&gone);
         state.vacant -= &gone;
+        state.with_histograms -= &gone;
         state.retired_series += gone.len();
         state.retired |= gone;
         Ok(())

@@ -1,7 +1,7 @@
 //! Column families and row keys.
 //!
 //! Every key starts with `shard u32 | replica u64`, big endian, so that the rows of one replica are one
-//! range. Slab rows: `prefix | generation u64 | 'S' | metric u32 | series u64 | first timestamp`. Times
+//! range. Slab rows: `prefix | generation u64 | 'S' or 'H' | metric u32 | series u64 | first timestamp`. Times
 //! rows: `prefix | generation u64 | 'T' | row u64`. Label rows: `prefix | epoch u64 | 'L' | series u64`.
 //! State rows: `prefix | epoch u64 | 'T' | generation u64 | block u64`. Activity rows: `prefix | epoch u64 |
 //! 'A' | generation u64 | span`. Meta row: the prefix alone.
@@ -58,8 +58,33 @@ pub(crate) struct ReplicaKey {
 pub(crate) const KIND_ACTIVITY: u8 = b'A';
 pub(crate) const KIND_LABELS: u8 = b'L';
 pub(crate) const KIND_STATE: u8 = b'T';
-pub(crate) const KIND_SLAB: u8 = b'S';
+const KIND_VALUES: u8 = b'S';
+const KIND_HISTOGRAMS: u8 = b'H';
 pub(crate) const KIND_TIMES: u8 = b'T';
+
+/// What the columns of a slab hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlabKind {
+    Values,
+    Histograms,
+}
+
+impl SlabKind {
+    /// In the order of their rows.
+    pub(crate) const ALL: [Self; 2] = [Self::Histograms, Self::Values];
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Values => KIND_VALUES,
+            Self::Histograms => KIND_HISTOGRAMS,
+        }
+    }
+
+    /// The kind of slab rows with this byte in their keys.
+    pub(crate) fn of(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
+    }
+}
 
 impl ReplicaKey {
     pub(crate) fn prefix(self) -> Vec<u8> {
@@ -80,19 +105,19 @@ impl ReplicaKey {
         key
     }
 
-    /// The prefix of a generation's slabs.
-    pub(crate) fn slabs(self, generation: u64) -> Vec<u8> {
+    /// The prefix of a generation's slabs of one kind.
+    pub(crate) fn slabs(self, generation: u64, kind: SlabKind) -> Vec<u8> {
         let mut key = self.generation(generation);
-        key.push(KIND_SLAB);
+        key.push(kind.byte());
         key
     }
 
     /// The key of a slab by its first column.
-    pub(crate) fn slab(self, generation: u64, metric: u32, series: u64, first_ms: i64) -> Vec<u8> {
-        let mut key = self.slabs(generation);
-        key.extend_from_slice(&metric.to_be_bytes());
-        key.extend_from_slice(&series.to_be_bytes());
-        key.extend_from_slice(&ordered(first_ms).to_be_bytes());
+    pub(crate) fn slab(self, generation: u64, kind: SlabKind, first: SlabKey) -> Vec<u8> {
+        let mut key = self.slabs(generation, kind);
+        key.extend_from_slice(&first.metric.to_be_bytes());
+        key.extend_from_slice(&first.series.to_be_bytes());
+        key.extend_from_slice(&ordered(first.first_ms).to_be_bytes());
         key
     }
 
@@ -139,7 +164,8 @@ pub(crate) struct SlabKey {
 
 /// Reads the key of a slab.
 pub(crate) fn parse_slab_key(key: &[u8]) -> Option<SlabKey> {
-    let tail = key.get(20..)?.strip_prefix(&[KIND_SLAB])?;
+    let (kind, tail) = key.get(20..)?.split_first()?;
+    SlabKind::of(*kind)?;
     let (metric, tail) = tail.split_first_chunk::<4>()?;
     let (series, tail) = tail.split_first_chunk::<8>()?;
     let first: &[u8; 8] = tail.try_into().ok()?;
@@ -187,7 +213,19 @@ mod tests {
             shard: 3,
             replica: 0x0102,
         };
-        let slab = |generation, metric, series, first| key.slab(generation, metric, series, first);
+        let slab_of = |kind, generation, metric, series, first_ms| {
+            let first = SlabKey {
+                metric,
+                series,
+                first_ms,
+            };
+            key.slab(generation, kind, first)
+        };
+        let slab =
+            |generation, metric, series, first| slab_of(SlabKind::Values, generation, metric, series, first);
+        let histograms = |generation, metric| slab_of(SlabKind::Histograms, generation, metric, 8, -9);
+        assert!(key.generation(1) < histograms(1, 0));
+        assert!(histograms(1, u32::MAX) < slab(1, 0, 0, i64::MIN));
         assert!(slab(1, 5, 2, -5) < slab(1, 5, 2, 5));
         assert!(slab(1, 5, 2, i64::MAX) < slab(1, 5, 3, i64::MIN));
         assert!(slab(1, 5, u64::MAX, 0) < slab(1, 6, 0, 0));
@@ -200,6 +238,7 @@ mod tests {
             first_ms: -9,
         };
         assert_eq!(parse_slab_key(&slab(1, 7, 8, -9)), Some(parsed));
+        assert_eq!(parse_slab_key(&histograms(1, 7)), Some(parsed));
         assert_eq!(parse_slab_key(&key.times(1, 7)), None);
         assert_eq!(parse_slab_key(&key.prefix()), None);
         assert_eq!(trailing_u64(&key.labels(1, 77)), Some(77));

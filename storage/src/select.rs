@@ -46,6 +46,8 @@ pub struct SelectedSeries {
     /// The series' labels.
     pub labels: Labels,
     id: u64,
+    /// Whether it may have native histograms.
+    with_histograms: bool,
     head: HeadCopy,
     view: Arc<View>,
 }
@@ -104,10 +106,39 @@ impl SelectedSeries {
         for (t, bits) in &self.head.late {
             add(*t, *bits);
         }
+        if self.with_histograms {
+            sorted &= !self.histograms(out)?;
+        }
         if !sorted {
             out.put_in_order();
         }
         Ok(())
+    }
+
+    /// Appends the native histograms in the window; whether there are any.
+    fn histograms(&self, out: &mut SampleColumns) -> Result<bool, StorageError> {
+        let view = &self.view;
+        let (start_ms, end_ms) = (view.start_ms, view.end_ms);
+        let mut found = Vec::new();
+        if let Some(key) = view.flushed.series_key(self.id) {
+            let mask = view.tombstones.over(self.id);
+            let window = Window {
+                start_ms,
+                end_ms,
+                mask: &mask,
+            };
+            let mut reader = view.reader.lock();
+            for generation in view.flushed.generations() {
+                reader.read_histograms(&view.db, generation, key, window, &mut found)?;
+            }
+        }
+        let unflushed = self.head.histograms.decode(start_ms, end_ms);
+        found.append(&mut unflushed.map_err(StorageError::chunk(view.key.shard, self.id))?);
+        let any = !found.is_empty();
+        for (t, histogram) in found {
+            out.push_histogram(t, histogram);
+        }
+        Ok(any)
     }
 }
 
@@ -160,6 +191,8 @@ impl Shard {
                 selected.push(SelectedSeries {
                     labels,
                     id,
+                    // Ids fit, see `SERIES_MAX`.
+                    with_histograms: state.with_histograms.contains(id as u32),
                     head,
                     view: view.clone(),
                 });
@@ -288,6 +321,9 @@ pub(crate) fn copy_head(state: &State, id: u64, start_ms: i64, end_ms: i64) -> H
         let chunks = frozen.chunks_of(id).iter();
         copy.chunks
             .extend(chunks.filter(|chunk| chunk.overlaps(start_ms, end_ms)).cloned());
+        let histograms = frozen.histograms_of(id).iter();
+        let histograms = histograms.filter(|chunk| chunk.overlaps(start_ms, end_ms));
+        copy.histograms.chunks.extend(histograms.cloned());
     }
     state.table.copy_head(id, start_ms, end_ms, &mut copy);
     copy

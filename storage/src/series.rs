@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::blocks::Blocks;
 use crate::chunk::{Chunk, ChunkError};
-use crate::head::{Head, HeadCopy};
+use crate::head::{Head, HeadChunks, HeadCopy};
 use crate::heads::Heads;
 use crate::labels::{self, LabelError, Labels};
 use crate::pair_lists::{PairIter, PairLists};
@@ -176,24 +176,31 @@ impl SeriesTable {
         }
     }
 
-    /// Empties all heads, in order of ids. The error names the series whose chunks are damaged.
-    pub(crate) fn take_heads(&mut self) -> Result<SeriesChunks, (u64, ChunkError)> {
-        let mut taken = Vec::new();
+    /// Empties all heads, in order of ids: chunks of floats, and of histograms. The error names the series
+    /// whose chunks are damaged.
+    pub(crate) fn take_heads(&mut self) -> Result<(SeriesChunks, SeriesChunks), (u64, ChunkError)> {
+        let (mut floats, mut histograms) = (Vec::new(), Vec::new());
         for (slot, head) in self.heads.iter_mut() {
             if !head.is_empty() {
                 let id = slot as u64 + 1;
-                taken.push((id, head.take(&mut self.blocks).map_err(|error| (id, error))?));
+                let taken = head.take(&mut self.blocks).map_err(|error| (id, error))?;
+                if !taken.floats.is_empty() {
+                    floats.push((id, taken.floats));
+                }
+                if !taken.histograms.is_empty() {
+                    histograms.push((id, taken.histograms));
+                }
             }
         }
         self.blocks.clear();
-        Ok(taken)
+        Ok((floats, histograms))
     }
 
     /// Empties one head.
-    pub(crate) fn take_head(&mut self, id: u64) -> Result<Vec<Chunk>, ChunkError> {
+    pub(crate) fn take_head(&mut self, id: u64) -> Result<HeadChunks, ChunkError> {
         match self.head_mut(id).filter(|(head, _)| !head.is_empty()) {
             Some((head, blocks)) => head.take(blocks),
-            None => Ok(Vec::new()),
+            None => Ok(HeadChunks::default()),
         }
     }
 
@@ -201,6 +208,13 @@ impl SeriesTable {
     pub(crate) fn put_back(&mut self, id: u64, chunks: &[Chunk]) -> bool {
         let head = self.head_mut(id);
         head.map(|(head, _)| head.put_back(chunks)).is_some()
+    }
+
+    /// Returns chunks of histograms that [`Self::take_heads`] gave. `false` if the series was retired
+    /// meanwhile.
+    pub(crate) fn put_back_histograms(&mut self, id: u64, chunks: &[Chunk]) -> bool {
+        let head = self.head_mut(id);
+        head.map(|(head, _)| head.put_back_histograms(chunks)).is_some()
     }
 
     /// Copies what a head holds of the inclusive window.

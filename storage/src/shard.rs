@@ -59,6 +59,8 @@ pub struct ShardStats {
     pub flushed_chunks: u64,
     /// Samples in live generations.
     pub flushed_samples: u64,
+    /// Those of them that are native histograms.
+    pub flushed_histograms: u64,
     /// Bytes of columns in live generations, before RocksDB's compression.
     pub flushed_bytes: u64,
     /// Deletions that still hide flushed samples.
@@ -74,16 +76,26 @@ pub struct ShardStats {
 pub(crate) struct Frozen {
     /// Ascending by id; chunks of a series are disjoint and in time order.
     pub(crate) series: Vec<(u64, Vec<Chunk>)>,
+    /// The same of native histograms; of series without them there is nothing.
+    pub(crate) histograms: Vec<(u64, Vec<Chunk>)>,
     pub(crate) samples: u64,
     pub(crate) bytes: u64,
 }
 
 impl Frozen {
     pub(crate) fn chunks_of(&self, id: u64) -> &[Chunk] {
-        match self.series.binary_search_by_key(&id, |(id, _)| *id) {
-            Ok(at) => &self.series[at].1,
-            Err(_) => &[],
-        }
+        chunks_of(&self.series, id)
+    }
+
+    pub(crate) fn histograms_of(&self, id: u64) -> &[Chunk] {
+        chunks_of(&self.histograms, id)
+    }
+}
+
+fn chunks_of(series: &[(u64, Vec<Chunk>)], id: u64) -> &[Chunk] {
+    match series.binary_search_by_key(&id, |(id, _)| *id) {
+        Ok(at) => &series[at].1,
+        Err(_) => &[],
     }
 }
 
@@ -113,6 +125,8 @@ pub(crate) struct State {
     /// Series retired since the last flush: their label rows are still there.
     pub(crate) retired: RoaringBitmap,
     pub(crate) retired_series: u64,
+    /// Series that ever got a native histogram; others are not looked for among histograms.
+    pub(crate) with_histograms: RoaringBitmap,
 }
 
 impl State {
@@ -231,6 +245,7 @@ impl Shard {
             generations: generations.len() as u64,
             flushed_chunks: generations.iter().map(|g| g.columns).sum(),
             flushed_samples: generations.iter().map(|g| g.samples).sum(),
+            flushed_histograms: generations.iter().map(|g| g.histograms).sum(),
             flushed_bytes: generations.iter().map(|g| g.bytes).sum(),
             tombstones: state.tombstones.len() as u64,
             now_ms: state.clock.now_ms,

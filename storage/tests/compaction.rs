@@ -7,7 +7,7 @@ mod support;
 use std::ops::ControlFlow;
 
 use quorate_storage::{
-    CF_CHUNKS, LogPosition, MatchOp, Matcher, Merge, MergedGeneration, PartBuilder, SampleColumns,
+    CF_CHUNKS, Histogram, LogPosition, MatchOp, Matcher, Merge, MergedGeneration, PartBuilder, SampleColumns,
     SelectLimits, SelectedSeries, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
@@ -25,9 +25,18 @@ fn write(node: &Node, times: impl Iterator<Item = i64>) {
     let mut newest_ms = 0;
     for t in times {
         newest_ms = newest_ms.max(t);
-        for ordinal in &ordinals {
+        // The last series has histograms.
+        for ordinal in &ordinals[..4] {
             part.sample(*ordinal, t, (t % 1000) as f64);
         }
+        let count = (t % 1000) as f64;
+        let histogram = Histogram {
+            count,
+            zero_count: count,
+            sum: count / 4.0,
+            ..Histogram::default()
+        };
+        part.histogram(ordinals[4], t, &histogram);
     }
     let index = node.shard.applied().map_or(1, |applied| applied.index + 1);
     let entry = encode_write_entry(newest_ms, &[part.finish()]);

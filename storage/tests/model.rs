@@ -9,19 +9,54 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
+use quorate_storage::histogram::Span;
 use quorate_storage::{
-    ACTIVITY_SPAN_MS, ApplyOutcome, Deletion, Labels, Limits, LogPosition, MatchOp, Matcher, Merge,
-    PartBuilder, Quota, RejectReason, SampleColumns, SelectLimits, Shard, encode_deletion_entry,
-    encode_limits_entry, encode_quota_entry, encode_write_entry,
+    ACTIVITY_SPAN_MS, ApplyOutcome, CounterResetHint, Deletion, Histogram, Labels, Limits, LogPosition,
+    MatchOp, Matcher, Merge, PartBuilder, Quota, RejectReason, SampleColumns, SelectLimits, Shard,
+    encode_deletion_entry, encode_limits_entry, encode_quota_entry, encode_write_entry,
 };
 use support::{BASE_MS, Disk, Node, labels};
 
 const TENANTS: [&str; 2] = ["acme", "zoo"];
 
+/// What a sample says: the bits of a float, or those that a histogram is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    Float(u64),
+    Histogram(u64),
+}
+
+/// Different bits, different histograms; a few layouts, and stale markers.
+fn histogram(bits: u64) -> Histogram {
+    if bits.is_multiple_of(7) {
+        return Histogram::stale();
+    }
+    let width = bits % 3;
+    let buckets = (0..width).map(|bucket| ((bits >> 32) % 100 + bucket) as f64);
+    let hints = [
+        CounterResetHint::Unknown,
+        CounterResetHint::Reset,
+        CounterResetHint::NotReset,
+        CounterResetHint::Gauge,
+    ];
+    Histogram {
+        counter_reset_hint: hints[bits as usize / 3 % 4],
+        schema: (bits % 5) as i32,
+        count: (bits % 1000) as f64,
+        sum: f64::from_bits(bits),
+        positive_spans: vec![Span {
+            offset: -1,
+            length: width as u32,
+        }],
+        positive_buckets: buckets.collect(),
+        ..Histogram::default()
+    }
+}
+
 /// The rules, written as plainly as possible.
 #[derive(Default)]
 struct Model {
-    series: BTreeMap<(usize, usize), BTreeMap<i64, u64>>,
+    series: BTreeMap<(usize, usize), BTreeMap<i64, Value>>,
     /// Survives the retention cut, as the order rule needs it.
     newest: BTreeMap<(usize, usize), i64>,
     /// No sample was ever older, since the series was deleted as a whole.
@@ -81,7 +116,7 @@ impl Model {
     fn write(&mut self, write: &Write) -> Counts {
         self.advance(write.now_ms);
         let mut counts = Counts::default();
-        let sent: Vec<(usize, i64, u64)> = write
+        let sent: Vec<(usize, i64, Value)> = write
             .samples
             .iter()
             .copied()
@@ -97,8 +132,12 @@ impl Model {
                 self.spans.insert(key, [Self::span_of(self.now_ms)].into());
             }
         }
-        for &(series, timestamp_ms, bits) in &sent {
-            match self.sample((write.tenant, series), timestamp_ms, bits) {
+        // Of a part, floats count as sent before histograms.
+        let is_float = |sample: &&(usize, i64, Value)| matches!(sample.2, Value::Float(_));
+        let floats = sent.iter().filter(is_float);
+        let histograms = sent.iter().filter(|sample| !is_float(sample));
+        for &(series, timestamp_ms, value) in floats.chain(histograms) {
+            match self.sample((write.tenant, series), timestamp_ms, value) {
                 Ok(true) => counts.stored += 1,
                 Ok(false) => counts.duplicates += 1,
                 Err(reason) => *counts.rejected.entry(reason).or_default() += 1,
@@ -114,7 +153,7 @@ impl Model {
     }
 
     /// Whether the sample was new.
-    fn sample(&mut self, key: (usize, usize), t: i64, bits: u64) -> Result<bool, RejectReason> {
+    fn sample(&mut self, key: (usize, usize), t: i64, value: Value) -> Result<bool, RejectReason> {
         if !self.ids.contains_key(&key) {
             let full = self.ids.len() as u64 >= self.limits.max_series_per_shard;
             return Err(match full {
@@ -127,7 +166,7 @@ impl Model {
         }
         let samples = self.series.entry(key).or_default();
         match samples.get(&t) {
-            Some(stored) if *stored == bits => return Ok(false),
+            Some(stored) if same(*stored, value) => return Ok(false),
             Some(_) => return Err(RejectReason::DuplicateTimestamp),
             None => {}
         }
@@ -138,7 +177,7 @@ impl Model {
         if t > self.now_ms + self.limits.max_ahead_ms as i64 {
             return Err(RejectReason::TooFarAhead);
         }
-        samples.insert(t, bits);
+        samples.insert(t, value);
         self.spans.entry(key).or_default().insert(Self::span_of(t));
         self.newest.insert(key, newest.max(t));
         let oldest = self.oldest.entry(key).or_insert(t);
@@ -188,8 +227,8 @@ impl Model {
 struct Write {
     tenant: usize,
     now_ms: i64,
-    /// Series, timestamp, value bits.
-    samples: Vec<(usize, i64, u64)>,
+    /// Series, timestamp, value.
+    samples: Vec<(usize, i64, Value)>,
     /// Series that have an id travel by it.
     by_id: bool,
 }
@@ -252,7 +291,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => -90 * minute..90 * minute,
     ];
     let bits = prop_oneof![4 => (0u32..3).prop_map(|v| f64::from(v).to_bits()), 1 => any::<u64>()];
-    let sample = (0usize..5, timestamp, bits);
+    let value = prop_oneof![2 => bits.clone().prop_map(Value::Float), 1 => bits.prop_map(Value::Histogram)];
+    let sample = (0usize..5, timestamp, value);
     let write = (
         0usize..2,
         0i64..60,
@@ -338,6 +378,24 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// A sample that was read: time, bits of the number or of the histogram's sum, and the histogram.
+type Row = (i64, u64, Option<Histogram>);
+
+fn row(t: i64, value: Value) -> Row {
+    match value {
+        Value::Float(bits) => (t, bits, None),
+        Value::Histogram(bits) => {
+            let histogram = histogram(bits);
+            (t, histogram.sum.to_bits(), Some(histogram))
+        }
+    }
+}
+
+/// Whether two values can't be told apart.
+fn same(a: Value, b: Value) -> bool {
+    row(0, a) == row(0, b)
+}
+
 /// What the log holds.
 #[derive(Clone)]
 enum Logged {
@@ -406,16 +464,22 @@ impl World {
             .filter(|series| self.model.is_stale(write, *series))
             .map(|series| self.model.retired[&(write.tenant, series)])
             .collect();
-        for &(series, t, bits) in &write.samples {
+        for &(series, t, value) in &write.samples {
             let key = (write.tenant, series);
             let known = self.model.known_id(key).filter(|_| write.by_id);
             if let Some(id) = known {
-                part.known(id, t, f64::from_bits(bits));
+                match value {
+                    Value::Float(bits) => part.known(id, t, f64::from_bits(bits)),
+                    Value::Histogram(bits) => part.known_histogram(id, t, &histogram(bits)),
+                }
             } else {
                 let ordinal = *ordinals
                     .entry(series)
                     .or_insert_with(|| part.series(labels(series).as_bytes()));
-                part.sample(ordinal, t, f64::from_bits(bits));
+                match value {
+                    Value::Float(bits) => part.sample(ordinal, t, f64::from_bits(bits)),
+                    Value::Histogram(bits) => part.histogram(ordinal, t, &histogram(bits)),
+                }
             }
         }
         let outcome = self.append(Logged::Entry(encode_write_entry(write.now_ms, &[part.finish()])));
@@ -607,12 +671,17 @@ impl World {
                 let mut found = BTreeMap::new();
                 for series in &selected {
                     series.samples(&mut columns).unwrap();
-                    let rows: Vec<(i64, u64)> = columns.iter().map(|(t, v)| (t, v.to_bits())).collect();
+                    let rows: Vec<Row> = (0..)
+                        .zip(columns.iter())
+                        .map(|(at, (t, v))| {
+                            (t, v.to_bits(), columns.histogram(at).map(|h| Histogram::clone(h)))
+                        })
+                        .collect();
                     if !rows.is_empty() {
                         found.insert(series.labels.clone(), rows);
                     }
                 }
-                let expected: BTreeMap<Labels, Vec<(i64, u64)>> = self
+                let expected: BTreeMap<Labels, Vec<Row>> = self
                     .model
                     .series
                     .iter()
@@ -620,7 +689,7 @@ impl World {
                     .map(|((_, s), rows)| {
                         (
                             labels(*s),
-                            rows.range(start_ms..=end_ms).map(|(t, v)| (*t, *v)).collect(),
+                            rows.range(start_ms..=end_ms).map(|(t, v)| row(*t, *v)).collect(),
                         )
                     })
                     .filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty())

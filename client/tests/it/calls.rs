@@ -228,6 +228,7 @@ fn piece(timestamp: i64, bits: u64) -> v1::MatrixSeries {
         labels,
         timestamps: vec![timestamp],
         value_bits: vec![bits],
+        histograms: Vec::new(),
     }
 }
 

@@ -123,10 +123,7 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
         let mut written = Ok(());
         inspect::dump(&offline.db, &replica, &matchers, &mut |series| {
             let line = match args.samples {
-                true => series
-                    .samples
-                    .iter()
-                    .try_for_each(|(t, value)| writeln!(out, "{} {value} {t}", series.labels)),
+                true => sample_lines(&mut out, &series),
                 false => series_line(&mut out, &series),
             };
             if let (Ok(()), Err(error)) = (&written, line) {
@@ -139,6 +136,17 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
         }
     }
     offline::printed(out.flush())
+}
+
+/// Numbers, and native histograms as a query prints them.
+fn sample_lines(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>) -> std::io::Result<()> {
+    for (at, (t, value)) in series.samples.iter().enumerate() {
+        match series.samples.histogram(at) {
+            Some(histogram) => writeln!(out, "{} {histogram} {t}", series.labels)?,
+            None => writeln!(out, "{} {value} {t}", series.labels)?,
+        }
+    }
+    Ok(())
 }
 
 fn series_line(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>) -> std::io::Result<()> {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod health;
+mod histogram;
 mod peer;
 mod public;
 mod query;

@@ -18,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::public::{Inside, caller};
-use super::{Cells, api_status, status};
+use super::{Cells, api_status, histogram, status};
 use crate::api::{
     Answer, ApiError, Caller, InstantParams, MetaParams, QueryApi as _, RangeParams, ReadOptions, ReadReport,
 };
@@ -299,9 +299,11 @@ async fn raw_read(
                     known.unwrap_or_else(|| ApiError::new(ErrorCode::Internal, e.to_string()))
                 })?;
                 samples += columns.timestamps.len();
-                message
-                    .series
-                    .push(matrix_series(cursor.labels(), columns.timestamps, columns.values));
+                let histograms = histogram::take(&mut columns);
+                message.series.push(v1::MatrixSeries {
+                    histograms,
+                    ..matrix_series(cursor.labels(), columns.timestamps, columns.values)
+                });
                 if samples >= SAMPLES_PER_MESSAGE {
                     samples = 0;
                     if Instant::now() >= deadline {
@@ -401,6 +403,7 @@ fn matrix_series(of: &Labels, timestamps: Vec<i64>, values: Vec<f64>) -> v1::Mat
         labels: labels(of),
         timestamps,
         value_bits,
+        histograms: Vec::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::public::caller;
-use super::{Cells, RETRY_AFTER_MS, api_status};
+use super::{Cells, RETRY_AFTER_MS, api_status, histogram};
 use crate::api::{ApiError, Caller};
 use crate::frontend::{WriteFrontend, decode_error};
 use crate::write::WriteOutcome;
@@ -131,6 +131,9 @@ fn fill(
         batch
             .push_series(labels, samples, &limits)
             .map_err(|e| decode_error(&e))?;
+        for sent in &series.histograms {
+            histogram::push(batch, sent, &limits).map_err(|e| decode_error(&e))?;
+        }
     }
     Ok(())
 }

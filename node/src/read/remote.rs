@@ -7,7 +7,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::internal::{MatcherProto, ReadShardRequest, ReadShardResponse, ShardSeries};
 use quorate_query::source::{SampleColumns, SeriesCursor};
-use quorate_storage::{Labels, MatchOp, Matcher};
+use quorate_storage::{Histogram, Labels, MatchOp, Matcher};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -21,6 +21,8 @@ use crate::grpc::{code_of, status};
 
 /// Samples after which a message is closed.
 const SAMPLES_PER_MESSAGE: usize = 64 * 1024;
+/// A native histogram takes about as much as so many numbers.
+const SAMPLES_PER_HISTOGRAM: usize = 10;
 /// Series after which a message is closed.
 const SERIES_PER_MESSAGE: usize = 4 * 1024;
 
@@ -94,21 +96,52 @@ pub(super) async fn read(
 fn cursor(series: ShardSeries, node: u64) -> Result<RemoteCursor, ApiError> {
     let labels = Labels::from_canonical(&series.labels)
         .map_err(|e| ApiError::new(ErrorCode::Internal, format!("labels from node {node}: {e}")))?;
-    if series.timestamps.len() != series.value_bits.len() {
-        return Err(ApiError::new(
-            ErrorCode::Internal,
-            format!("columns of unequal length from node {node}"),
-        ));
+    let malformed = |what: &str| {
+        let message = format!("{what} from node {node}");
+        ApiError::new(ErrorCode::Internal, message)
+    };
+    let samples = series.timestamps.len();
+    if samples != series.value_bits.len() || series.histogram_at.len() != series.histograms.len() {
+        return Err(malformed("columns of unequal length"));
     }
-    let values = series.value_bits.into_iter().map(f64::from_bits).collect();
+    let mut histograms: Vec<(usize, Arc<Histogram>)> = Vec::with_capacity(series.histograms.len());
+    for (at, encoded) in series.histogram_at.into_iter().zip(&series.histograms) {
+        let at = at as usize;
+        if at >= samples || histograms.last().is_some_and(|(last, _)| *last >= at) {
+            return Err(malformed("histograms out of order"));
+        }
+        let histogram = Histogram::decode(encoded).map_err(|e| malformed(&e.to_string()))?;
+        histograms.push((at, Arc::new(histogram)));
+    }
     Ok(RemoteCursor {
         labels,
         columns: SampleColumns {
             timestamps: series.timestamps,
-            values,
-            ..SampleColumns::default()
+            values: series.value_bits.into_iter().map(f64::from_bits).collect(),
+            histograms,
         },
     })
+}
+
+/// A series as it is sent.
+fn shard_series(labels: &Labels, columns: SampleColumns) -> ShardSeries {
+    let encode = |histogram: &Histogram| {
+        let mut encoded = Vec::new();
+        histogram.encode(&mut encoded);
+        encoded.into()
+    };
+    let (at, histograms) = columns
+        .histograms
+        .iter()
+        .map(|(at, histogram)| (*at as u32, encode(histogram)))
+        .unzip();
+    ShardSeries {
+        labels: labels.as_bytes().to_vec().into(),
+        timestamps: columns.timestamps,
+        value_bits: columns.values.into_iter().map(f64::to_bits).collect(),
+        histogram_at: at,
+        histograms,
+    }
 }
 
 /// Answers a peer's read, in messages of bounded size.
@@ -174,11 +207,8 @@ async fn serve(
                 series.samples(&mut columns).map_err(|e| storage_error(&e))?;
             }
             samples += columns.timestamps.len();
-            message.series.push(ShardSeries {
-                labels: series.labels.as_bytes().to_vec().into(),
-                timestamps: columns.timestamps,
-                value_bits: columns.values.into_iter().map(f64::to_bits).collect(),
-            });
+            samples += columns.histograms.len() * SAMPLES_PER_HISTOGRAM;
+            message.series.push(shard_series(&series.labels, columns));
             if samples >= SAMPLES_PER_MESSAGE || message.series.len() >= SERIES_PER_MESSAGE {
                 samples = 0;
                 if out.blocking_send(Ok(std::mem::take(&mut message))).is_err() {
@@ -227,4 +257,45 @@ pub(crate) fn from_proto(matcher: &MatcherProto) -> Result<Matcher, ApiError> {
     };
     Matcher::new(op, &matcher.name, &matcher.value)
         .map_err(|e| ApiError::new(ErrorCode::BadData, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_travel_between_numbers() {
+        let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
+        let mut columns = SampleColumns::new();
+        columns.push(1, 2.0);
+        columns.push_histogram(2, Arc::new(Histogram::stale()));
+        columns.push(3, f64::NAN);
+        let sent = shard_series(&labels, columns.clone());
+        let mut out = SampleColumns::new();
+        cursor(sent.clone(), 1).unwrap().samples(&mut out).unwrap();
+        assert_eq!(out.histograms, columns.histograms);
+        assert_eq!(out.timestamps, [1, 2, 3]);
+        let bits = |columns: &SampleColumns| columns.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&out), bits(&columns));
+        for broken in [
+            ShardSeries {
+                histogram_at: vec![3],
+                ..sent.clone()
+            },
+            ShardSeries {
+                histogram_at: vec![],
+                ..sent.clone()
+            },
+            ShardSeries {
+                histograms: vec![vec![1, 2].into()],
+                ..sent.clone()
+            },
+            ShardSeries {
+                value_bits: vec![],
+                ..sent.clone()
+            },
+        ] {
+            assert!(cursor(broken, 1).is_err());
+        }
+    }
 }

@@ -89,8 +89,12 @@ impl SeriesCursor for RemoteCursor {
     }
 
     fn samples(&mut self, out: &mut SampleColumns) -> Result<(), SourceError> {
+        let before = out.timestamps.len();
         out.timestamps.append(&mut self.columns.timestamps);
         out.values.append(&mut self.columns.values);
+        let histograms = self.columns.histograms.drain(..);
+        out.histograms
+            .extend(histograms.map(|(at, histogram)| (before + at, histogram)));
         Ok(())
     }
 }

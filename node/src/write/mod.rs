@@ -3,6 +3,7 @@
 mod batcher;
 mod command;
 mod forward;
+mod histogram;
 mod leaders;
 mod place;
 mod quota;

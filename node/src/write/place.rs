@@ -3,6 +3,7 @@
 use quorate_ingest::{Batch, CacheHasher, DecodeLimits, SeriesError};
 use quorate_storage::PartBuilder;
 
+use super::histogram::histograms_of;
 use super::series_cache::{KnownSeries, SeriesCache};
 use crate::api::Refused;
 use crate::cluster::View;
@@ -73,8 +74,9 @@ impl Placer<'_> {
         let salt = self.hasher.hash(self.tenant.as_bytes());
         let mut canonical = Vec::new();
         for (position, series) in (0u32..).zip(batch.iter()) {
-            refuse_unsupported(&mut request.refused, series.histograms(), series.exemplars());
-            if series.timestamps().is_empty() {
+            refuse_unsupported(&mut request.refused, series.exemplars().len() as u64);
+            let histograms = histograms_of(&series, &mut request.refused);
+            if series.timestamps().is_empty() && histograms.is_empty() {
                 continue;
             }
             let key = self.hasher.hash(series.raw_labels()) ^ salt;
@@ -88,7 +90,7 @@ impl Placer<'_> {
                         (shard, id)
                     }
                     Err(e) => {
-                        let samples = series.timestamps().len() as u64;
+                        let samples = (series.timestamps().len() + histograms.len()) as u64;
                         refuse(&mut request.refused, e.reason.as_str(), samples, || e.detail);
                         continue;
                     }
@@ -99,11 +101,17 @@ impl Placer<'_> {
             let name = match id {
                 Some(id) => {
                     samples.for_each(|(ts, value)| part.builder.known(id, *ts, *value));
+                    for (ts, histogram) in &histograms {
+                        part.builder.known_histogram(id, *ts, histogram);
+                    }
                     Name::Known(id)
                 }
                 None => {
                     let ordinal = part.builder.series(&canonical);
                     samples.for_each(|(ts, value)| part.builder.sample(ordinal, *ts, *value));
+                    for (ts, histogram) in &histograms {
+                        part.builder.histogram(ordinal, *ts, histogram);
+                    }
                     Name::New(ordinal)
                 }
             };
@@ -131,6 +139,10 @@ impl Placer<'_> {
             let ordinal = builder.series(&canonical);
             for (ts, value) in source.timestamps().iter().zip(source.values()) {
                 builder.sample(ordinal, *ts, *value);
+            }
+            // What is refused was counted when the request was placed.
+            for (ts, histogram) in histograms_of(&source, &mut Vec::new()) {
+                builder.histogram(ordinal, ts, &histogram);
             }
             placed.push(Placed {
                 name: Name::New(ordinal),
@@ -191,14 +203,9 @@ impl Placer<'_> {
     }
 }
 
-fn refuse_unsupported(refused: &mut Vec<Refused>, histograms: u32, exemplars: u32) {
-    if histograms > 0 {
-        refuse(refused, "native_histogram_unsupported", histograms.into(), || {
-            "native histograms are not stored yet; send classic histograms".into()
-        });
-    }
+fn refuse_unsupported(refused: &mut Vec<Refused>, exemplars: u64) {
     if exemplars > 0 {
-        refuse(refused, "exemplar_unsupported", exemplars.into(), || {
+        refuse(refused, "exemplar_unsupported", exemplars, || {
             "exemplars are not stored yet; turn off send_exemplars".into()
         });
     }

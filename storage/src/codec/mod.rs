@@ -1,9 +1,10 @@
 //! Codecs of sealed data: whole columns of values or timestamps, encoded once and read often.
 //!
-//! [`values`] packs float columns, [`ints`] the integer columns below it, `bitpack` the bits below
-//! those. Open chunks, which grow sample by sample, have their own codec in `chunk`.
+//! [`values`] packs float columns, `histograms` those of native histograms, [`ints`] the integer columns
+//! below both, `bitpack` the bits below those. Open chunks, which grow sample by sample, have their own codec in `chunk`.
 
 mod bitpack;
+pub(crate) mod histograms;
 pub mod ints;
 pub mod values;
 

@@ -2,11 +2,15 @@
 //! time, without what is deleted or before the retention cut.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::flushed::Flushed;
+use crate::histogram::Histogram;
+use crate::histogram_chunk::HistogramSample;
 use crate::meta::{Generation, ShardMeta};
+use crate::rows::SlabKind;
 use crate::shard::Shard;
 use crate::slab::{GenerationWriter, SeriesKey, SlabScan, WrittenGeneration};
 use crate::tombstones::Mask;
@@ -29,13 +33,32 @@ pub(super) fn merge(
     mut writer: GenerationWriter,
     pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Option<WrittenGeneration>>, StorageError> {
+    if merge_floats(inputs, &mut writer, pace)?.is_break() {
+        return Ok(None);
+    }
+    let any = inputs.generations.iter().any(|g| g.histogram_slabs > 0);
+    if any && merge_histograms(inputs, &mut writer, pace)?.is_break() {
+        return Ok(None);
+    }
+    writer.finish().map(Some)
+}
+
+fn scans<'a>(inputs: &Inputs<'a>, kind: SlabKind) -> Result<Vec<SlabScan<'a>>, StorageError> {
     let shard = inputs.shard;
     let budget = TIMES_BYTES_MAX / inputs.generations.len().max(1);
     let scans = inputs
         .generations
         .iter()
-        .map(|g| SlabScan::new(&shard.db, shard.key, g.number, budget));
-    let mut scans = scans.collect::<Result<Vec<_>, _>>()?;
+        .map(|g| SlabScan::new(&shard.db, shard.key, (g.number, kind), budget));
+    scans.collect()
+}
+
+fn merge_floats(
+    inputs: &Inputs<'_>,
+    writer: &mut GenerationWriter,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StorageError> {
+    let mut scans = scans(inputs, SlabKind::Values)?;
     let mut merged = Merged::default();
     while let Some(key) = next_series(inputs, &mut scans)? {
         let mask = inputs.meta.tombstones.over(key.series);
@@ -43,10 +66,43 @@ pub(super) fn merge(
         merged.put_in_order();
         writer.series(key.metric, key.series, &merged.columns.timestamps, &merged.bits)?;
         if pace(bytes).is_break() {
-            return Ok(None);
+            return Ok(ControlFlow::Break(()));
         }
     }
-    writer.finish().map(Some)
+    Ok(ControlFlow::Continue(()))
+}
+
+fn merge_histograms(
+    inputs: &Inputs<'_>,
+    writer: &mut GenerationWriter,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StorageError> {
+    let mut scans = scans(inputs, SlabKind::Histograms)?;
+    let cut_ms = inputs.meta.clock.cut_ms;
+    let (mut merged, mut one): (Vec<HistogramSample>, Vec<HistogramSample>) = (Vec::new(), Vec::new());
+    while let Some(key) = next_series(inputs, &mut scans)? {
+        let mask = inputs.meta.tombstones.over(key.series);
+        merged.clear();
+        let mut bytes = 0;
+        for (scan, generation) in scans.iter_mut().zip(inputs.generations) {
+            while scan.peek().is_some_and(|column| column.series == key.series) {
+                bytes += scan.take_histograms(&mut one)?;
+            }
+            let lost = mutant!("tombstone_forgotten_at_merge");
+            let kept =
+                |(t, _): &HistogramSample| *t >= cut_ms && (lost || !mask.hides(generation.number, *t));
+            merged.extend(one.drain(..).filter(kept));
+        }
+        // As for floats: of two with one timestamp the one that was flushed first stays.
+        merged.sort_by_key(|(t, _)| *t);
+        merged.dedup_by_key(|(t, _)| *t);
+        let (timestamps, histograms): (Vec<i64>, Vec<Arc<Histogram>>) = merged.drain(..).unzip();
+        writer.histogram_series(key.metric, key.series, &timestamps, &histograms)?;
+        if pace(bytes).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The first series, in the order on disk, that any input comes to. Columns of retired series are left

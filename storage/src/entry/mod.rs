@@ -5,6 +5,7 @@
 //! with its length before it; the leader concatenates parts without looking into them.
 
 mod deletion;
+mod histograms;
 mod outcome;
 mod part;
 mod value;
@@ -17,6 +18,7 @@ use crate::quota::Quota;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 pub use deletion::{Deletion, MAX_DELETION_MATCHERS, encode_deletion_entry};
+pub(crate) use histograms::HistogramRow;
 pub use outcome::{PartOutcome, RejectReason, Rejection, UNREGISTERED};
 pub(crate) use part::{Columns, PartView, SeriesRef};
 pub use part::{PartBuilder, PartInfo, check_part};

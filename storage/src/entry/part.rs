@@ -3,17 +3,22 @@
 //! `version tenant epoch | series: labels | timestamps: zigzag deltas | runs | samples values`.
 //! A run covers samples whose series and timestamp references each stay the same or grow by one, so a
 //! scrape of adjacent ids at one timestamp is a single run.
+//!
+//! A part with native histograms has another version, and them at its end; see `entry::histograms`.
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use super::histograms::{self, HistogramRow, HistogramRows};
 use super::{EntryError, MAX_ENTRY_BYTES, MAX_TENANT_BYTES, malformed, value};
+use crate::histogram::Histogram;
 use crate::labels::check_canonical;
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const VERSION: u8 = 1;
+const VERSION_WITH_HISTOGRAMS: u8 = 2;
 /// In a decoded reference: the low bits are the ordinal of a series that came with labels.
-const ORDINAL_BIT: u64 = 1 << 63;
+pub(super) const ORDINAL_BIT: u64 = 1 << 63;
 
 const FLAG_ORDINAL: u64 = 1;
 const FLAG_SERIES_STEP: u64 = 2;
@@ -43,6 +48,7 @@ pub struct PartBuilder {
     runs: Vec<Run>,
     values: Vec<u8>,
     samples: u64,
+    histograms: HistogramRows,
 }
 
 impl PartBuilder {
@@ -58,6 +64,7 @@ impl PartBuilder {
             runs: Vec::new(),
             values: Vec::new(),
             samples: 0,
+            histograms: HistogramRows::default(),
         }
     }
 
@@ -80,25 +87,41 @@ impl PartBuilder {
         self.add(true, u64::from(ordinal), timestamp_ms, value);
     }
 
-    /// Whether the part has neither series nor samples.
-    pub fn is_empty(&self) -> bool {
-        self.samples == 0 && self.series_count == 0
+    /// Adds a native histogram of a series that the shard has applied under this id. It must be valid and
+    /// have at most [`crate::MAX_HISTOGRAM_CELLS`] cells, or [`check_part`] refuses the part.
+    pub fn known_histogram(&mut self, series_id: u64, timestamp_ms: i64, histogram: &Histogram) {
+        self.histograms.push(series_id, timestamp_ms, histogram);
     }
 
-    /// How many samples were added.
+    /// Adds a native histogram of a series added with [`Self::series`]; see [`Self::known_histogram`].
+    pub fn histogram(&mut self, ordinal: u32, timestamp_ms: i64, histogram: &Histogram) {
+        let series = u64::from(ordinal) | ORDINAL_BIT;
+        self.histograms.push(series, timestamp_ms, histogram);
+    }
+
+    /// Whether the part has neither series nor samples.
+    pub fn is_empty(&self) -> bool {
+        self.samples() == 0 && self.series_count == 0
+    }
+
+    /// How many samples were added, histograms included.
     pub fn samples(&self) -> u64 {
-        self.samples
+        self.samples + self.histograms.len()
     }
 
     /// About how many bytes the finished part will have.
     pub fn size_estimate(&self) -> usize {
-        self.series.len() + self.values.len() + 4 * self.runs.len() + 3 * self.timestamps.len() + 32
+        let floats = self.values.len() + 4 * self.runs.len() + 3 * self.timestamps.len();
+        self.series.len() + floats + self.histograms.size_estimate() + 32
     }
 
     /// The encoded part.
     pub fn finish(self) -> Bytes {
         let mut out = Vec::with_capacity(self.size_estimate() + self.tenant.len() + 4 * self.runs.len());
-        out.push(VERSION);
+        out.push(match self.histograms.len() {
+            0 => VERSION,
+            _ => VERSION_WITH_HISTOGRAMS,
+        });
         put_bytes(&mut out, self.tenant.as_bytes());
         put_u64(&mut out, self.ring_epoch);
         put_u64(&mut out, u64::from(self.series_count));
@@ -126,6 +149,9 @@ impl PartBuilder {
         }
         put_u64(&mut out, self.samples);
         out.extend_from_slice(&self.values);
+        if self.histograms.len() > 0 {
+            self.histograms.encode(&mut out);
+        }
         out.into()
     }
 
@@ -208,7 +234,7 @@ pub fn check_part(bytes: &[u8]) -> Result<PartInfo, EntryError> {
     Ok(PartInfo {
         tenant: part.tenant.to_owned(),
         ring_epoch: part.ring_epoch,
-        samples: columns.values.len() as u64,
+        samples: (columns.values.len() + part.histograms.len()) as u64,
         new_series: part.series.len() as u64,
     })
 }
@@ -247,6 +273,8 @@ pub(crate) struct PartView<'a> {
     pub(crate) ring_epoch: u64,
     /// Labels by ordinal; not empty, but whether they are canonical is left to be checked.
     pub(crate) series: Vec<&'a [u8]>,
+    /// Native histograms, in order.
+    pub(crate) histograms: Vec<HistogramRow<'a>>,
 }
 
 impl<'a> PartView<'a> {
@@ -256,16 +284,23 @@ impl<'a> PartView<'a> {
             return Err(EntryError::TooLarge(bytes.len()));
         }
         let mut reader = Reader::new(bytes);
-        match reader.u8() {
-            Some(VERSION) => {}
+        let with_histograms = match reader.u8() {
+            Some(VERSION) => false,
+            Some(VERSION_WITH_HISTOGRAMS) => true,
             Some(found) => return Err(EntryError::Unknown { what: "part", found }),
             None => return Err(malformed("part", "it is empty")),
-        }
-        let view = decode_header(&mut reader)?;
+        };
+        let mut view = decode_header(&mut reader)?;
         decode_dictionary(&mut reader, &mut columns.dictionary)
             .ok_or_else(|| malformed("part", "its timestamps are cut"))?;
         decode_runs(&mut reader, view.series.len() as u64, columns)?;
-        decode_values(&mut reader, bytes, columns)?;
+        let end = decode_values(&mut reader, bytes, columns)?;
+        if with_histograms {
+            let section = bytes.get(end..).unwrap_or_default();
+            view.histograms = histograms::decode(section, view.series.len() as u64)?;
+        } else if end != bytes.len() {
+            return Err(malformed("part", "bytes follow its end"));
+        }
         Ok(view)
     }
 }
@@ -294,6 +329,7 @@ fn decode_header<'a>(reader: &mut Reader<'a>) -> Result<PartView<'a>, EntryError
         tenant,
         ring_epoch,
         series,
+        histograms: Vec::new(),
     })
 }
 
@@ -351,7 +387,8 @@ fn decode_runs(reader: &mut Reader<'_>, series: u64, columns: &mut Columns) -> R
     Ok(())
 }
 
-fn decode_values(reader: &mut Reader<'_>, bytes: &[u8], columns: &mut Columns) -> Result<(), EntryError> {
+/// Returns where the values end.
+fn decode_values(reader: &mut Reader<'_>, bytes: &[u8], columns: &mut Columns) -> Result<usize, EntryError> {
     let count = reader
         .varint_usize()
         .ok_or_else(|| malformed("part", "its values are cut"))?;
@@ -365,8 +402,5 @@ fn decode_values(reader: &mut Reader<'_>, bytes: &[u8], columns: &mut Columns) -
         let value = value::get(bytes, &mut at).ok_or_else(|| malformed("part", "its values are cut"))?;
         columns.values.push(value);
     }
-    if at != bytes.len() {
-        return Err(malformed("part", "bytes follow its end"));
-    }
-    Ok(())
+    Ok(at)
 }

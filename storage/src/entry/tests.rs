@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::histogram::Histogram;
 use crate::labels::Labels;
 
 fn labels(job: &str) -> Labels {
@@ -49,6 +50,57 @@ fn golden_write_entry() {
             new_series: 1
         }
     );
+}
+
+fn part_with_histograms() -> Bytes {
+    let mut part = PartBuilder::new("acme", 7);
+    part.known(10, 1_700_000_000_000, 1.5);
+    let a = part.series(labels("a").as_bytes());
+    let mut histogram = Histogram {
+        count: 12.0,
+        zero_count: 12.0,
+        sum: 18.4,
+        ..Histogram::default()
+    };
+    for step in 0..3 {
+        part.histogram(a, 1_700_000_000_000 + step * 15_000, &histogram);
+        histogram.sum += 0.25;
+    }
+    part.known_histogram(3, 1_700_000_015_000, &Histogram::stale());
+    part.known_histogram(4, 1_700_000_015_000, &histogram);
+    part.finish()
+}
+
+#[test]
+fn golden_write_entry_with_histograms() {
+    let entry = encode_write_entry(1_700_000_020_000, &[part_with_histograms()]);
+    crate::golden::check("entry-write-histograms-v2", &entry);
+    let part = part_with_histograms();
+    let mut columns = Columns::default();
+    let view = PartView::decode(&part, &mut columns).unwrap();
+    assert_eq!(columns.values, [1.5]);
+    let rows: Vec<_> = view
+        .histograms
+        .iter()
+        .map(|row| {
+            (
+                SeriesRef::of(row.series),
+                row.timestamp_ms,
+                Histogram::decode(row.encoded).unwrap().sum,
+            )
+        })
+        .collect();
+    let base = 1_700_000_000_000;
+    assert_eq!(
+        rows[..3],
+        [
+            (SeriesRef::Ordinal(0), base, 18.4),
+            (SeriesRef::Ordinal(0), base + 15_000, 18.65),
+            (SeriesRef::Ordinal(0), base + 30_000, 18.9),
+        ]
+    );
+    assert_eq!(rows[3].2.to_bits(), STALE_NAN_BITS);
+    assert_eq!((rows[3].0, rows[4].0), (SeriesRef::Id(3), SeriesRef::Id(4)));
 }
 
 #[test]
@@ -125,10 +177,46 @@ proptest! {
     }
 
     #[test]
-    fn damaged_parts_never_panic(
-        changes in proptest::collection::vec((0usize..200, any::<u8>()), 1..4), cut in 0usize..200
+    fn parts_with_histograms_round_trip(
+        histograms in proptest::collection::vec(
+            (any::<bool>(), 0u64..4, prop_oneof![0i64..4, any::<i64>()], crate::histogram::tests::histograms()),
+            1..20,
+        )
     ) {
-        let mut part = sample_part().to_vec();
+        let mut part = PartBuilder::new("tenant", 3);
+        for job in ["a", "b", "c", "d"] {
+            part.series(labels(job).as_bytes());
+        }
+        part.known(1, 2, 3.0);
+        let mut expected = Vec::new();
+        for (known, series, timestamp, histogram) in histograms {
+            if known {
+                let id = series * series + 1;
+                part.known_histogram(id, timestamp, &histogram);
+                expected.push((SeriesRef::Id(id), timestamp, histogram));
+            } else {
+                part.histogram(series as u32, timestamp, &histogram);
+                expected.push((SeriesRef::Ordinal(series as usize), timestamp, histogram));
+            }
+        }
+        prop_assert_eq!(part.samples(), expected.len() as u64 + 1);
+        let bytes = part.finish();
+        let view = PartView::decode(&bytes, &mut Columns::default()).unwrap();
+        let rows = view.histograms.iter();
+        let found: Vec<_> = rows
+            .map(|row| (SeriesRef::of(row.series), row.timestamp_ms, Histogram::decode(row.encoded).unwrap()))
+            .collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn damaged_parts_never_panic(
+        changes in proptest::collection::vec((0usize..200, any::<u8>()), 1..4),
+        cut in 0usize..200,
+        with_histograms: bool,
+    ) {
+        let part = if with_histograms { part_with_histograms() } else { sample_part() };
+        let mut part = part.to_vec();
         let len = part.len();
         for (at, byte) in changes {
             part[at % len] = byte;

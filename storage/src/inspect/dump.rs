@@ -36,6 +36,7 @@ pub fn dump(
     let live = load_activity(db, replica.key(), meta)?.live();
     let mut reader = SlabReader::new(replica.key(), READER_BYTES_MAX, false);
     let mut samples = SampleColumns::new();
+    let mut histograms = Vec::new();
     labels_rows(db, replica, &live, |series, tenant, labels| {
         let value_of = |name: &str| labels.get(name).unwrap_or_default();
         if !matchers.iter().all(|m| m.matches(value_of(m.name()))) {
@@ -50,7 +51,12 @@ pub fn dump(
         let metric = metric_number(tenant, &labels);
         samples.clear();
         for generation in &meta.generations {
-            reader.read(db, generation, SeriesKey { metric, series }, window, &mut samples)?;
+            let key = SeriesKey { metric, series };
+            reader.read(db, generation, key, window, &mut samples)?;
+            reader.read_histograms(db, generation, key, window, &mut histograms)?;
+        }
+        for (t, histogram) in histograms.drain(..) {
+            samples.push_histogram(t, histogram);
         }
         samples.put_in_order();
         visit(DumpedSeries {

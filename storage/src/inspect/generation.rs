@@ -1,13 +1,14 @@
 //! Checking the rows of one generation against each other and against the meta row.
 
 use super::verify::Problems;
+use crate::codec::histograms::HistogramsDecoder;
 use crate::codec::values::ValuesDecoder;
 use crate::error::StorageError;
 use crate::flushed::{chunk_range, slab_range};
 use crate::meta::{Generation, ShardMeta};
 use crate::metrics::Metrics;
 use crate::recover::scan;
-use crate::rows::{Db, KIND_TIMES, ReplicaKey, SlabKey, parse_slab_key, trailing_u64};
+use crate::rows::{Db, KIND_TIMES, ReplicaKey, SlabKey, SlabKind, parse_slab_key, trailing_u64};
 use crate::slab::{BUCKET_MS, Slab, TimesRow};
 
 /// What is known of the shard besides.
@@ -25,6 +26,7 @@ struct Pass<'a> {
     generation: &'a Generation,
     times: Vec<TimesRow>,
     decoder: ValuesDecoder,
+    histograms: HistogramsDecoder,
     found: Generation,
     /// The last column: where it is sorted, and its latest sample.
     last: Option<(SlabKey, i64)>,
@@ -41,11 +43,15 @@ pub(super) fn check(
         generation,
         times: Vec::new(),
         decoder: ValuesDecoder::new(),
+        histograms: HistogramsDecoder::default(),
         found: Generation::empty(generation.number, generation.level),
         last: None,
     };
     pass.read_times(problems)?;
-    pass.read_slabs(problems)?;
+    for kind in SlabKind::ALL {
+        pass.last = None;
+        pass.read_slabs(kind, problems)?;
+    }
     let Pass { found, .. } = pass;
     if found != *generation {
         problems.add(format!(
@@ -91,17 +97,20 @@ impl Pass<'_> {
         })
     }
 
-    fn read_slabs(&mut self, problems: &mut Problems<'_>) -> Result<(), StorageError> {
+    fn read_slabs(&mut self, kind: SlabKind, problems: &mut Problems<'_>) -> Result<(), StorageError> {
         let (known, number) = (self.known, self.generation.number);
-        let range = slab_range(known.key, number);
+        let range = slab_range(known.key, number, kind);
         scan(known.db, known.key.shard, &range, |key, value| {
-            self.found.slabs += 1;
+            match kind {
+                SlabKind::Values => self.found.slabs += 1,
+                SlabKind::Histograms => self.found.histogram_slabs += 1,
+            }
             let Some(key) = parse_slab_key(key) else {
                 problems.add(format!("generation {number}: a slab's key is malformed"));
                 return Ok(());
             };
             match Slab::parse(value.to_vec()) {
-                Ok(slab) => self.slab(key, &slab, problems),
+                Ok(slab) => self.slab(key, &slab, kind, problems),
                 Err(detail) => problems.add(format!(
                     "generation {number}, the slab that begins with series {}: {detail}",
                     key.series
@@ -111,7 +120,7 @@ impl Pass<'_> {
         })
     }
 
-    fn slab(&mut self, key: SlabKey, slab: &Slab, problems: &mut Problems<'_>) {
+    fn slab(&mut self, key: SlabKey, slab: &Slab, kind: SlabKind, problems: &mut Problems<'_>) {
         for (at, column) in slab.columns().iter().enumerate() {
             let what = format!("generation {}, series {}", self.generation.number, column.series);
             let data = slab.data(column);
@@ -124,8 +133,14 @@ impl Pass<'_> {
                     continue;
                 }
             };
-            let mut values = Vec::new();
-            if let Err(error) = self.decoder.decode(data, times.len(), &mut values) {
+            let decoded = match kind {
+                SlabKind::Values => self.decoder.decode(data, times.len(), &mut Vec::new()),
+                SlabKind::Histograms => {
+                    self.found.histograms += times.len() as u64;
+                    self.histograms.decode(data, times.len(), &mut Vec::new())
+                }
+            };
+            if let Err(error) = decoded {
                 problems.add(format!("{what}: {error}"));
             }
             self.found.columns += 1;

@@ -1,10 +1,9 @@
-//! One slab: a directory and value columns.
+//! One slab: a directory and columns of values, or of histograms.
 //!
 //! `version varint(columns)`, then for all columns the series ids, the places of their timestamps, both
 //! as zigzag differences, and their lengths, then the columns, `crc32c`.
 
 use super::SLAB_COLUMNS;
-use crate::codec::values::ValuesEncoder;
 use crate::frame::{open_row, seal};
 use crate::varint::{Reader, put_i64, put_u64};
 
@@ -30,10 +29,10 @@ impl SlabBuilder {
         self.columns >= SLAB_COLUMNS || self.data.len() >= super::ROW_BYTES
     }
 
-    /// Adds a column; returns how many bytes it takes.
-    pub(super) fn push(&mut self, series: u64, times: u64, bits: &[u64], encoder: &mut ValuesEncoder) -> u64 {
+    /// Adds a column, which `encode` appends; returns how many bytes it takes.
+    pub(super) fn push(&mut self, series: u64, times: u64, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
         let from = self.data.len();
-        encoder.encode(bits, &mut self.data);
+        encode(&mut self.data);
         let length = (self.data.len() - from) as u64;
         put_i64(&mut self.series, series.wrapping_sub(self.last.0) as i64);
         put_i64(&mut self.times, times.wrapping_sub(self.last.1) as i64);
@@ -144,7 +143,7 @@ fn directory(reader: &mut Reader<'_>) -> Option<Vec<Column>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::values::ValuesDecoder;
+    use crate::codec::values::{ValuesDecoder, ValuesEncoder};
     use proptest::prelude::*;
 
     fn slab() -> Vec<u8> {
@@ -152,7 +151,9 @@ mod tests {
         let mut builder = SlabBuilder::default();
         for column in 0..5u64 {
             let bits: Vec<u64> = (0..20).map(|i| ((i * column) as f64).to_bits()).collect();
-            builder.push(100 - column * 7, 512 + column / 2, &bits, &mut encoder);
+            builder.push(100 - column * 7, 512 + column / 2, |out| {
+                encoder.encode(&bits, out)
+            });
         }
         builder.finish()
     }

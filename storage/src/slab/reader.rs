@@ -1,18 +1,21 @@
 //! Reading series of a generation through a cache of rows.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions};
 
 use super::block::Slab;
 use super::cache::TimesCache;
+use crate::codec::histograms::HistogramsDecoder;
 use crate::codec::values::ValuesDecoder;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::flushed::cf;
+use crate::histogram_chunk::HistogramSample;
 use crate::meta::Generation;
-use crate::rows::{CF_CHUNKS, Db, ReplicaKey, parse_slab_key};
+use crate::rows::{CF_CHUNKS, Db, ReplicaKey, SlabKey, SlabKind, parse_slab_key};
 use crate::tombstones::Mask;
 
 /// A series and where it is sorted on disk.
@@ -58,7 +61,7 @@ impl SlabReader {
         }
     }
 
-    /// Appends the samples of a series in a generation.
+    /// Appends the floats of a series in a generation.
     pub(crate) fn read(
         &mut self,
         db: &Db,
@@ -71,10 +74,9 @@ impl SlabReader {
         let shard = self.key.shard;
         let result = self.visit(
             db,
-            generation,
+            (generation, SlabKind::Values),
             series,
-            window.start_ms,
-            window.end_ms,
+            window.start_ms..=window.end_ms,
             |times, bytes| {
                 append(&mut decoder, times, bytes, generation.number, window, out)
                     .map_err(|detail| corrupt_series(shard, series.series, detail))
@@ -84,17 +86,51 @@ impl SlabReader {
         result
     }
 
-    /// Calls `visit` with timestamps and encoded values of each column of a series in a generation that
-    /// overlaps the window, in order of time.
-    pub(crate) fn visit(
+    /// Appends the native histograms of a series in a generation.
+    pub(crate) fn read_histograms(
         &mut self,
         db: &Db,
         generation: &Generation,
         series: SeriesKey,
-        start_ms: i64,
-        end_ms: i64,
+        window: Window<'_>,
+        out: &mut Vec<HistogramSample>,
+    ) -> Result<(), StorageError> {
+        let mut decoder = HistogramsDecoder::default();
+        let mut histograms = Vec::new();
+        let shard = self.key.shard;
+        self.visit(
+            db,
+            (generation, SlabKind::Histograms),
+            series,
+            window.start_ms..=window.end_ms,
+            |times, bytes| {
+                histograms.clear();
+                decoder
+                    .decode(bytes, times.len(), &mut histograms)
+                    .map_err(|error| corrupt_series(shard, series.series, error.to_string()))?;
+                let read = times.iter().copied().zip(histograms.drain(..));
+                out.extend(read.filter(|(t, _)| {
+                    (window.start_ms..=window.end_ms).contains(t) && !window.mask.hides(generation.number, *t)
+                }));
+                Ok(())
+            },
+        )
+    }
+
+    /// Calls `visit` with timestamps and encoded column of each column of a series in a generation that
+    /// overlaps the window of time, in order of time.
+    pub(crate) fn visit(
+        &mut self,
+        db: &Db,
+        (generation, kind): (&Generation, SlabKind),
+        series: SeriesKey,
+        window_ms: RangeInclusive<i64>,
         mut visit: impl FnMut(&Arc<[i64]>, &[u8]) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
+        let (start_ms, end_ms) = (*window_ms.start(), *window_ms.end());
+        if kind == SlabKind::Histograms && generation.histogram_slabs == 0 {
+            return Ok(());
+        }
         if generation.min_ms > end_ms || generation.max_ms < start_ms {
             return Ok(());
         }
@@ -110,10 +146,13 @@ impl SlabReader {
             Ok::<(), StorageError>(())
         };
         // The column that covers the start begins at or before it.
-        let target = self
-            .key
-            .slab(generation.number, series.metric, series.series, start_ms);
-        let slabs_of = self.key.slabs(generation.number);
+        let at = SlabKey {
+            metric: series.metric,
+            series: series.series,
+            first_ms: start_ms,
+        };
+        let target = self.key.slab(generation.number, kind, at);
+        let slabs_of = self.key.slabs(generation.number, kind);
         if let Some(slab) = self.kept_whole(&slabs_of, &target, series.series) {
             return visit_slab(&mut self.times, &slab);
         }

@@ -7,14 +7,16 @@ use rocksdb::DBRawIteratorWithThreadMode;
 use super::block::{Column, Slab};
 use super::cache::TimesCache;
 use super::reader::{corrupt_series, parse_slab};
+use crate::codec::histograms::HistogramsDecoder;
 use crate::codec::values::ValuesDecoder;
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::flushed::slab_range;
+use crate::histogram_chunk::HistogramSample;
 use crate::recover::range_iterator;
-use crate::rows::{Db, ReplicaKey};
+use crate::rows::{Db, ReplicaKey, SlabKind};
 
-/// All columns of a generation in their order on disk.
+/// All columns of one kind of a generation, in their order on disk.
 pub(crate) struct SlabScan<'db> {
     db: &'db Db,
     key: ReplicaKey,
@@ -24,6 +26,7 @@ pub(crate) struct SlabScan<'db> {
     next: usize,
     times: TimesCache,
     decoder: ValuesDecoder,
+    histograms: HistogramsDecoder,
 }
 
 impl<'db> SlabScan<'db> {
@@ -31,10 +34,10 @@ impl<'db> SlabScan<'db> {
     pub(crate) fn new(
         db: &'db Db,
         key: ReplicaKey,
-        generation: u64,
+        (generation, kind): (u64, SlabKind),
         budget: usize,
     ) -> Result<Self, StorageError> {
-        let range = slab_range(key, generation);
+        let range = slab_range(key, generation, kind);
         let mut rows = range_iterator(db, key.shard, &range)?;
         rows.seek(&range.from);
         let mut scan = Self {
@@ -46,6 +49,7 @@ impl<'db> SlabScan<'db> {
             next: 0,
             times: TimesCache::new(key, budget),
             decoder: ValuesDecoder::new(),
+            histograms: HistogramsDecoder::default(),
         };
         scan.load()?;
         Ok(scan)
@@ -65,6 +69,23 @@ impl<'db> SlabScan<'db> {
     /// The column that comes next; `None` at the end.
     pub(crate) fn peek(&self) -> Option<Column> {
         self.slab.as_ref()?.columns().get(self.next).copied()
+    }
+
+    /// Appends the histograms of the next column, which is one of such, and moves on; returns how many
+    /// bytes it takes.
+    pub(crate) fn take_histograms(&mut self, out: &mut Vec<HistogramSample>) -> Result<u64, StorageError> {
+        let (Some(slab), Some(column)) = (self.slab.clone(), self.peek()) else {
+            return Ok(0);
+        };
+        let times = self.times.get(self.db, self.generation, column.times)?;
+        let data = slab.data(&column);
+        let mut histograms = Vec::with_capacity(times.len());
+        self.histograms
+            .decode(data, times.len(), &mut histograms)
+            .map_err(|error| corrupt_series(self.key.shard, column.series, error.to_string()))?;
+        out.extend(times.iter().copied().zip(histograms));
+        self.skip()?;
+        Ok(data.len() as u64)
     }
 
     /// Appends the samples of the next column and moves on; returns how many bytes its values take.
