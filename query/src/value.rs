@@ -22,6 +22,8 @@ pub struct EvalOptions<'a> {
     pub max_samples: u64,
     /// The most bytes of samples, labels and state held in memory at once.
     pub max_memory_bytes: u64,
+    /// Drop metric names from the final result instead of from the results of functions and operators.
+    pub delayed_name_removal: bool,
     /// The most steps of the query and of each subquery in it.
     pub max_steps: u64,
     /// Asked every few thousand samples; an answer ends the evaluation with [`EvalError::Aborted`].
@@ -35,6 +37,7 @@ impl Default for EvalOptions<'_> {
             default_subquery_step_ms: 60_000,
             max_samples: 50_000_000,
             max_memory_bytes: 1 << 30,
+            delayed_name_removal: false,
             max_steps: 1_000_000,
             abort: &|| None,
         }

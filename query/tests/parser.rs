@@ -423,12 +423,12 @@ fn errors_have_prometheus_s_position_and_words() {
             "1:1: parse error: illegal character U+0067 'g' in escape sequence",
         ),
         (
-            "rate(foo[5m] smoothed)",
-            "1:14: parse error: the smoothed modifier is not supported yet",
+            "foo[5m:1m] smoothed",
+            "1:1: parse error: smoothed modifier is not supported for subqueries",
         ),
         (
-            "foo anchored",
-            "1:5: parse error: the anchored modifier is not supported yet",
+            "foo[5m] anchored smoothed",
+            "1:1: parse error: anchored and smoothed modifiers cannot be used together",
         ),
         ("1e999", "1:1: parse error: error parsing number: \"1e999\""),
         ("a\n  + ä", "2:5: parse error: unexpected character: 'ä'"),

@@ -8,7 +8,6 @@ use super::column::{Cell, Column};
 use super::context::Context;
 use super::functions;
 use super::grid::Grid;
-use super::labelset::drop_metadata;
 use super::plan;
 use super::scalar::{self, Scalar};
 use super::select::{self, Take};
@@ -71,7 +70,7 @@ fn negate<'q>(ctx: &'q Context<'q>, unary: &'q UnaryExpr, grid: Grid) -> Result<
         return Ok(operand);
     }
     let (labels, columns) = operand.split();
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     relabel(
         ctx,
         labels,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use quorate_storage::Labels;
 
+use super::labelset::{drop_metadata, mark_metadata};
 use super::memory::Memory;
 use super::plan;
 use crate::ast::{DurationValue, Expr, Span, VectorSelector};
@@ -133,6 +134,15 @@ impl<'q> Context<'q> {
                 .resolve_ms(self.durations())
                 .map_err(|error| EvalError::Execution(error.to_string()))
         })
+    }
+
+    /// Drops the metric's name, type and unit: from here on, or from the final result.
+    pub(super) fn drop_metadata(&self, labels: &Labels) -> Labels {
+        if self.options.delayed_name_removal {
+            mark_metadata(labels)
+        } else {
+            drop_metadata(labels)
+        }
     }
 
     /// What label sets take in memory.

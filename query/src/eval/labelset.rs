@@ -1,6 +1,6 @@
 //! Operations on label sets that PromQL needs.
 
-use quorate_storage::Labels;
+use quorate_storage::{Labels, LabelsBuilder};
 
 use crate::parse::quote;
 
@@ -30,6 +30,57 @@ pub(super) fn drop_metadata(labels: &Labels) -> Labels {
     filter(labels, |name| !is_metadata(name))
 }
 
+/// Stands before the value of a label that goes from the final result. Metric names, types and units of stored series
+/// don't begin with it.
+const GOES: char = '\0';
+
+/// Marks the metric's name, type and unit as going from the final result. Until then they group, match and can be
+/// read, so that `label_replace` finds the name below a function.
+pub(super) fn mark_metadata(labels: &Labels) -> Labels {
+    let kept = |name: &str, value: &str| !is_metadata(name) || value.starts_with(GOES);
+    if labels.iter().all(|(name, value)| kept(name, value)) {
+        return labels.clone();
+    }
+    let mut builder = LabelsBuilder::from(labels);
+    for (name, value) in labels.iter().filter(|(name, value)| !kept(name, value)) {
+        builder.set(name, &format!("{GOES}{value}"));
+    }
+    builder.build()
+}
+
+/// Whether anything is marked.
+pub(super) fn is_marked(labels: &Labels) -> bool {
+    labels
+        .iter()
+        .any(|(name, value)| is_metadata(name) && value.starts_with(GOES))
+}
+
+/// Drops what is marked.
+pub(super) fn drop_marked(labels: &Labels) -> Labels {
+    let kept = labels
+        .iter()
+        .filter(|(name, value)| !is_metadata(name) || !value.starts_with(GOES));
+    Labels::from_pairs(kept).expect("part of a label set is a label set")
+}
+
+/// Takes the marks off.
+pub(super) fn unmark(labels: &Labels) -> Labels {
+    if !is_marked(labels) {
+        return labels.clone();
+    }
+    let pairs = labels.iter().map(|(name, _)| (name, value_of(labels, name)));
+    Labels::from_pairs(pairs).expect("the names stay the same")
+}
+
+/// A label's value, marked or not; empty if there is none.
+pub(super) fn value_of<'l>(labels: &'l Labels, name: &str) -> &'l str {
+    let value = labels.get(name).unwrap_or("");
+    match is_metadata(name) {
+        true => value.strip_prefix(GOES).unwrap_or(value),
+        false => value,
+    }
+}
+
 /// The labels in `names`.
 pub(super) fn only(labels: &Labels, names: &[String]) -> Labels {
     filter(labels, |name| names.iter().any(|kept| kept == name))
@@ -44,11 +95,12 @@ pub(super) fn without_and_nameless(labels: &Labels, names: &[String]) -> Labels 
 
 /// The metric's name, empty if there is none.
 pub(super) fn metric_name(labels: &Labels) -> &str {
-    labels.get(METRIC_NAME).unwrap_or("")
+    value_of(labels, METRIC_NAME)
 }
 
 /// The labels as Prometheus writes them in errors: `{name="value", …}`.
 pub(super) fn display(labels: &Labels) -> String {
+    let labels = &unmark(labels);
     let mut text = String::from("{");
     for (index, (name, value)) in labels.iter().enumerate() {
         if index > 0 {
@@ -94,6 +146,22 @@ mod tests {
             without_and_nameless(&set, &["a".to_owned()]),
             labels(&[("__type__", "counter"), ("b", "2")])
         );
+    }
+
+    #[test]
+    fn marks_stay_with_what_they_mark() {
+        let set = labels(&[("__name__", "m"), ("__unit__", "s"), ("a", "1")]);
+        let marked = mark_metadata(&set);
+        assert!(is_marked(&marked) && !is_marked(&set));
+        assert_eq!(mark_metadata(&marked), marked);
+        assert_eq!((metric_name(&marked), value_of(&marked, "a")), ("m", "1"));
+        assert_eq!(unmark(&marked), set);
+        assert_eq!(drop_marked(&marked), labels(&[("a", "1")]));
+        assert!(is_marked(&only(&marked, &["__unit__".to_owned()])));
+        assert!(!is_marked(&without_and_nameless(
+            &marked,
+            &["__unit__".to_owned()]
+        )));
     }
 
     #[test]

@@ -32,8 +32,10 @@ use quorate_storage::Labels;
 use column::{Cell, Column};
 use context::Context;
 use grid::Grid;
+use labelset::{drop_marked, is_marked};
 use memory::Charge;
 use range::RangeVector;
+use vector::Vector;
 
 use crate::ast::{Boundary, Expr, ValueType};
 use crate::source::Source;
@@ -156,7 +158,7 @@ fn instant_value<'q>(ctx: &'q Context<'q>, expr: &'q Expr, time_ms: i64) -> Resu
             })
         }
         ValueType::Vector => {
-            let mut vector = build::vector(ctx, expr, grid)?;
+            let mut vector = cleaned(ctx, build::vector(ctx, expr, grid)?)?;
             let mut column = Column::new(&ctx.memory, 1)?;
             let mut samples = Vec::new();
             let mut charge = ctx.memory.nothing();
@@ -194,6 +196,15 @@ fn sample(
     })
 }
 
+/// Drops the names that were to go from the final result.
+fn cleaned<'q>(ctx: &'q Context<'q>, vector: Vector<'q>) -> Result<Vector<'q>, EvalError> {
+    if !vector.labels.iter().any(is_marked) {
+        return Ok(vector);
+    }
+    let (labels, columns) = vector.split();
+    vector::relabel(ctx, labels.iter().map(drop_marked).collect(), columns)
+}
+
 /// The samples of a range vector, as they are.
 fn raw_matrix<'q>(ctx: &'q Context<'q>, expr: &'q Expr, grid: Grid) -> Result<Vec<MatrixSeries>, EvalError> {
     let mut input = RangeVector::open(ctx, expr, grid, None)?;
@@ -217,6 +228,11 @@ fn raw_matrix<'q>(ctx: &'q Context<'q>, expr: &'q Expr, grid: Grid) -> Result<Ve
                     histograms.push((index - first, Arc::clone(histogram)));
                 }
             }
+            let labels = if is_marked(&labels) {
+                drop_marked(&labels)
+            } else {
+                labels
+            };
             matrix.push(MatrixSeries {
                 labels,
                 timestamps_ms: samples.timestamps[first..end].to_vec(),
@@ -226,6 +242,9 @@ fn raw_matrix<'q>(ctx: &'q Context<'q>, expr: &'q Expr, grid: Grid) -> Result<Ve
         }
     }
     matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
+    if matrix.windows(2).any(|two| two[0].labels == two[1].labels) {
+        return Err(vector::duplicate_labels());
+    }
     Ok(matrix)
 }
 
@@ -234,7 +253,7 @@ fn range_matrix<'q>(
     expr: &'q Expr,
     grid: Grid,
 ) -> Result<Vec<MatrixSeries>, EvalError> {
-    let mut vector = build::vector_or_scalar(ctx, expr, grid)?;
+    let mut vector = cleaned(ctx, build::vector_or_scalar(ctx, expr, grid)?)?;
     let mut column = Column::new(&ctx.memory, grid.count)?;
     let mut matrix = Vec::new();
     let mut charge = ctx.memory.nothing();

@@ -58,6 +58,18 @@ impl Features {
         "promql-duration-expr",
     ];
 
+    /// The names of those that are on.
+    pub fn names(self) -> Vec<&'static str> {
+        let on = [
+            self.experimental_functions,
+            self.extended_range_selectors,
+            self.binop_fill_modifiers,
+            self.delayed_name_removal,
+        ];
+        let named = Features::NAMES.into_iter().zip(on);
+        named.filter(|(_, on)| *on).map(|(name, _)| name).collect()
+    }
+
     /// The features that these names switch on.
     pub fn from_names<S: AsRef<str>>(names: &[S]) -> Result<Features, UnknownFeature> {
         let mut features = Features::NONE;

@@ -10,6 +10,7 @@ mod histogram;
 mod lexer;
 mod number;
 mod parser;
+mod prettifier;
 mod printer;
 mod quote;
 mod selector;
@@ -23,6 +24,7 @@ use quorate_storage::Matcher;
 pub use duration::{DurationContext, DurationError, DurationExprError, format_duration, parse_duration};
 pub use features::{Features, UnknownFeature};
 pub use number::format_number;
+pub use prettifier::{MAX_PRETTY_HEIGHT, prettify};
 pub use quote::quote;
 
 use crate::ast::{Expr, Span};

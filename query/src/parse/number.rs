@@ -31,7 +31,7 @@ fn parse_radix(digits: &str, radix: u32) -> Option<f64> {
 }
 
 /// Writes a float as Go's `%v`: the shortest digits that read back the same, with an exponent below 1e-4 and from
-/// 1e21 on.
+/// 1e+06 on.
 pub fn format_number(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
@@ -46,7 +46,7 @@ pub fn format_number(value: f64) -> String {
     let exponent: i32 = exponent
         .parse()
         .expect("`{:e}` writes the exponent as an integer");
-    if value == 0.0 || (-4..21).contains(&exponent) {
+    if value == 0.0 || (-4..6).contains(&exponent) {
         return format!("{value}");
     }
     let sign = if exponent < 0 { '-' } else { '+' };
@@ -98,7 +98,9 @@ mod tests {
             (0.0, "0"),
             (-0.0, "-0"),
             (1.5, "1.5"),
-            (1e20, "100000000000000000000"),
+            (123_456.5, "123456.5"),
+            (1e6, "1e+06"),
+            (1_234_567.0, "1.234567e+06"),
             (1e21, "1e+21"),
             (1.25e-7, "1.25e-07"),
             (0.0001, "0.0001"),

@@ -29,7 +29,7 @@ impl Display for Expr {
                 write_boundary(f, &node.selector)?;
                 write_modifiers(f, node.selector.at, node.selector.offset.as_ref())
             }
-            Expr::Subquery(node) => write_subquery(f, node),
+            Expr::Subquery(node) => write!(f, "{}{}", node.expr, SubquerySuffix(node)),
             Expr::Aggregate(node) => write_aggregate(f, node),
             Expr::Call(node) => {
                 write!(f, "{}(", node.func.name)?;
@@ -143,22 +143,53 @@ fn write_modifiers(f: &mut Formatter<'_>, at: Option<At>, offset: Option<&Durati
     }
 }
 
-fn write_subquery(f: &mut Formatter<'_>, node: &Subquery) -> fmt::Result {
-    write!(f, "{}[{}:", node.expr, Duration(&node.range))?;
-    if let Some(step) = &node.step {
-        Display::fmt(&Duration(step), f)?;
+/// What stands behind a subquery's expression.
+pub(super) struct SubquerySuffix<'a>(pub(super) &'a Subquery);
+
+impl Display for SubquerySuffix<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let SubquerySuffix(node) = self;
+        write!(f, "[{}:", Duration(&node.range))?;
+        if let Some(step) = &node.step {
+            Display::fmt(&Duration(step), f)?;
+        }
+        f.write_char(']')?;
+        write_modifiers(f, node.at, node.offset.as_ref())
     }
-    f.write_char(']')?;
-    write_modifiers(f, node.at, node.offset.as_ref())
+}
+
+/// What stands before an aggregation's parentheses.
+pub(super) struct AggregateHead<'a>(pub(super) &'a AggregateExpr);
+
+impl Display for AggregateHead<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.op.as_str())?;
+        match &self.0.grouping {
+            Grouping::By(labels) if labels.is_empty() => Ok(()),
+            Grouping::By(labels) => write!(f, " by ({}) ", labels_text(labels)),
+            Grouping::Without(labels) => write!(f, " without ({}) ", labels_text(labels)),
+        }
+    }
+}
+
+/// An operator with its modifiers.
+pub(super) struct OperatorText<'a>(pub(super) &'a BinaryExpr);
+
+impl Display for OperatorText<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.op.as_str())?;
+        if self.0.bool_modifier {
+            f.write_str(" bool")?;
+        }
+        match &self.0.matching {
+            Some(matching) => write_matching(f, matching),
+            None => Ok(()),
+        }
+    }
 }
 
 fn write_aggregate(f: &mut Formatter<'_>, node: &AggregateExpr) -> fmt::Result {
-    f.write_str(node.op.as_str())?;
-    match &node.grouping {
-        Grouping::By(labels) if labels.is_empty() => {}
-        Grouping::By(labels) => write!(f, " by ({}) ", labels_text(labels))?,
-        Grouping::Without(labels) => write!(f, " without ({}) ", labels_text(labels))?,
-    }
+    Display::fmt(&AggregateHead(node), f)?;
     match &node.param {
         Some(param) => write!(f, "({param}, {})", node.expr),
         None => write!(f, "({})", node.expr),
@@ -177,14 +208,7 @@ fn write_chain(f: &mut Formatter<'_>, node: &BinaryExpr) -> fmt::Result {
             }
             lhs => Display::fmt(lhs, f)?,
         }
-        write!(f, " {}", node.op.as_str())?;
-        if node.bool_modifier {
-            f.write_str(" bool")?;
-        }
-        if let Some(matching) = &node.matching {
-            write_matching(f, matching)?;
-        }
-        write!(f, " {}", node.rhs)?;
+        write!(f, " {} {}", OperatorText(node), node.rhs)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod error;
 mod script;
 mod variants;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_storage::{Labels, Matcher, SampleColumns};
@@ -103,9 +104,10 @@ pub fn run_script(
     Ok(outcomes)
 }
 
-/// The samples that a `load` adds. Series of native histograms are noted.
+/// The samples that a `load` adds. A series that is described twice has the later samples only. Series of native
+/// histograms are noted.
 fn samples_of(load: &Load, histograms: &mut Vec<Labels>) -> Result<Vec<(Labels, SampleColumns)>> {
-    let mut loaded = Vec::new();
+    let mut loaded: BTreeMap<Labels, SampleColumns> = BTreeMap::new();
     for series in &load.series {
         let labels = labels_of(series)?;
         let mut samples = SampleColumns::new();
@@ -119,8 +121,9 @@ fn samples_of(load: &Load, histograms: &mut Vec<Labels>) -> Result<Vec<(Labels, 
                 None => {}
             }
         }
-        loaded.push((labels, samples));
+        loaded.insert(labels, samples);
     }
+    let mut loaded: Vec<(Labels, SampleColumns)> = loaded.into_iter().collect();
     if load.with_native {
         loaded.extend(classic::as_native(&loaded)?);
     }
@@ -157,9 +160,10 @@ pub fn all_match(labels: &Labels, matchers: &[Matcher]) -> bool {
         .all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or_default()))
 }
 
-fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluated> {
+fn evaluate(expr: &Expr, source: &dyn Source, settings: &Settings, time: EvalTime) -> Result<Evaluated> {
     let options = EvalOptions {
         max_samples: MAX_SAMPLES,
+        delayed_name_removal: settings.features.delayed_name_removal,
         ..EvalOptions::default()
     };
     let evaluated = match time {
@@ -172,15 +176,18 @@ fn evaluate(expr: &Expr, source: &dyn Source, time: EvalTime) -> Result<Evaluate
 fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()> {
     let parsed = parse_with(&eval.query, settings.features).map_err(ScriptError::new);
     if eval.expect.fails {
-        return must_fail(eval, parsed.and_then(|expr| evaluate(&expr, source, eval.time)));
+        return must_fail(
+            eval,
+            parsed.and_then(|expr| evaluate(&expr, source, settings, eval.time)),
+        );
     }
     let expr = parsed?;
-    let got = evaluate(&expr, source, eval.time)?;
+    let got = evaluate(&expr, source, settings, eval.time)?;
     compare::check(eval, &eval.query, &got)?;
     let EvalTime::Instant { at } = eval.time else {
         return Ok(());
     };
-    as_range(eval, &expr, source, at, &got).context("as a range query")?;
+    as_range(eval, &expr, source, settings, at, &got).context("as a range query")?;
     let Some(pinned) = variants::pinned(&expr, at) else {
         return Ok(());
     };
@@ -189,9 +196,10 @@ fn run_eval(eval: &Eval, source: &dyn Source, settings: &Settings) -> Result<()>
     }
     for other in variants::other_times(at) {
         let context = || format!("pinned with @ and asked at {other} ms");
-        let got = evaluate(&pinned, source, EvalTime::Instant { at: other }).with_context(context)?;
+        let got =
+            evaluate(&pinned, source, settings, EvalTime::Instant { at: other }).with_context(context)?;
         compare::check(eval, &eval.query, &got).with_context(context)?;
-        as_range(eval, &pinned, source, other, &got).with_context(context)?;
+        as_range(eval, &pinned, source, settings, other, &got).with_context(context)?;
     }
     Ok(())
 }
@@ -210,7 +218,14 @@ fn must_fail(eval: &Eval, outcome: Result<Evaluated>) -> Result<()> {
 }
 
 /// Asks the query as a range one minute to both sides; its middle must be what the instant query gave.
-fn as_range(eval: &Eval, expr: &Expr, source: &dyn Source, at: i64, instant: &Evaluated) -> Result<()> {
+fn as_range(
+    eval: &Eval,
+    expr: &Expr,
+    source: &dyn Source,
+    settings: &Settings,
+    at: i64,
+    instant: &Evaluated,
+) -> Result<()> {
     let comparable = matches!(instant.value, Value::Scalar { .. } | Value::Vector(_));
     if eval.expect.ordered || !comparable || variants::depends_on_range(expr) {
         return Ok(());
@@ -221,5 +236,5 @@ fn as_range(eval: &Eval, expr: &Expr, source: &dyn Source, at: i64, instant: &Ev
         end: at + minute,
         step: minute,
     };
-    compare::check_at_step(eval, at, &evaluate(expr, source, time)?)
+    compare::check_at_step(eval, at, &evaluate(expr, source, settings, time)?)
 }

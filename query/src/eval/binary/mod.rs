@@ -15,7 +15,7 @@ use super::build;
 use super::column::{Cell, Column};
 use super::context::Context;
 use super::grid::Grid;
-use super::labelset::{drop_metadata, only, without_and_nameless};
+use super::labelset::{only, unmark, without_and_nameless};
 use super::operator::Operator;
 use super::scalar;
 use super::vector::{Mapped, Vector, relabel};
@@ -57,7 +57,7 @@ fn between_vectors<'q>(
 /// The labels that must be equal for two series to match.
 fn signature(labels: &Labels, matching: &VectorMatching) -> Labels {
     if matching.on {
-        only(labels, &matching.labels)
+        unmark(&only(labels, &matching.labels))
     } else {
         without_and_nameless(labels, &matching.labels)
     }
@@ -117,6 +117,6 @@ fn with_scalar<'q>(
     if !operation.is_arithmetic() && !operation.returns_bool {
         return Vector::new(ctx, labels, mapped);
     }
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     relabel(ctx, labels, mapped)
 }

@@ -5,7 +5,6 @@ use crate::ast::Expr;
 use crate::eval::column::Column;
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::drop_metadata;
 use crate::eval::vector::{Columns, Mapped, Vector, relabel};
 use crate::value::EvalError;
 
@@ -119,7 +118,7 @@ pub(super) fn evaluate<'q>(
         return Vector::new(ctx, vec![Default::default()], StepDates { grid, part });
     };
     let (labels, columns) = build::vector(ctx, argument, grid)?.split();
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
         column.filter_map(|_, value| Some(part(Date::from_epoch_seconds(go_int64(value))) as f64));
         Ok(())

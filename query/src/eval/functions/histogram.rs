@@ -13,7 +13,7 @@ use crate::eval::column::Column;
 use crate::eval::context::Context;
 use crate::eval::format::open_metrics;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::{BUCKET, drop_metadata, filter, metric_name};
+use crate::eval::labelset::{BUCKET, filter, metric_name};
 use crate::eval::scalar::Scalar;
 use crate::eval::vector::{Columns, Vector, relabel};
 use crate::value::EvalError;
@@ -208,7 +208,7 @@ fn over_histograms<'q>(
     order.sort_by_key(|histogram| last_series[*histogram]);
     let out_labels = order
         .iter()
-        .flat_map(|histogram| outputs(drop_metadata(&labels[*histogram])))
+        .flat_map(|histogram| outputs(ctx.drop_metadata(&labels[*histogram])))
         .collect::<Vec<_>>();
     let columns = Histograms {
         ctx,

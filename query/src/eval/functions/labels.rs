@@ -6,6 +6,7 @@ use super::build;
 use crate::ast::Expr;
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
+use crate::eval::labelset::{METRIC_NAME, unmark, value_of};
 use crate::eval::vector::{Vector, relabel};
 use crate::value::EvalError;
 
@@ -53,7 +54,7 @@ pub(super) fn replace<'q>(
     let destination = name_of(&args[1], "destination", FUNCTION)?;
     let replacement = text_of(&args[2], FUNCTION)?;
     let source = text_of(&args[3], FUNCTION)?;
-    let edit = |labels: &Labels| match regex.expand(labels.get(source).unwrap_or(""), replacement) {
+    let edit = |labels: &Labels| match regex.expand(value_of(labels, source), replacement) {
         Some(value) => with_label(labels, destination, &value),
         None => labels.clone(),
     };
@@ -71,16 +72,17 @@ pub(super) fn join<'q>(ctx: &'q Context<'q>, args: &'q [Expr], grid: Grid) -> Re
         .collect::<Result<_, _>>()?;
     let destination = name_of(&args[1], "destination", FUNCTION)?;
     let edit = |labels: &Labels| {
-        let values: Vec<&str> = sources
-            .iter()
-            .map(|source| labels.get(source).unwrap_or(""))
-            .collect();
+        let values: Vec<&str> = sources.iter().map(|source| value_of(labels, source)).collect();
         with_label(labels, destination, &values.join(separator))
     };
     let (labels, columns) = build::vector(ctx, &args[0], grid)?.split();
     relabel(ctx, labels.iter().map(edit).collect(), columns)
 }
 
+/// The labels with one more or another one. A series that gets a name keeps it, whatever was to go from the result.
 fn with_label(labels: &Labels, name: &str, value: &str) -> Labels {
+    if name == METRIC_NAME {
+        return LabelsBuilder::from(&unmark(labels)).set(name, value).build();
+    }
     LabelsBuilder::from(labels).set(name, value).build()
 }

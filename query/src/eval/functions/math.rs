@@ -5,7 +5,6 @@ use crate::ast::Call;
 use crate::eval::column::Column;
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::drop_metadata;
 use crate::eval::operator::{go_max, go_min};
 use crate::eval::scalar::Scalar;
 use crate::eval::vector::{Mapped, Vector, relabel};
@@ -63,7 +62,7 @@ pub(super) fn with_parameters<'q>(
         .map(|arg| scalar::evaluate(ctx, arg, grid))
         .collect::<Result<_, _>>()?;
     let (labels, columns) = build::vector(ctx, &call.args[0], grid)?.split();
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     let name = call.func.name;
     let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
         let parameter = |index: usize, step: usize| parameters.get(index).map(|scalar| scalar.get(step));

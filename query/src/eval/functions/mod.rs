@@ -17,7 +17,6 @@ use super::build;
 use super::column::{Cell, Column};
 use super::context::Context;
 use super::grid::Grid;
-use super::labelset::drop_metadata;
 use super::range;
 use super::scalar;
 use super::select::{self, Take};
@@ -70,7 +69,7 @@ fn map_values<'q>(
     function: fn(f64) -> f64,
 ) -> Result<Vector<'q>, EvalError> {
     let (labels, columns) = build::vector(ctx, argument, grid)?.split();
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     relabel(
         ctx,
         labels,
@@ -89,7 +88,7 @@ fn map_histograms<'q>(
     function: fn(&Histogram) -> f64,
 ) -> Result<Vector<'q>, EvalError> {
     let (labels, columns) = build::vector(ctx, argument, grid)?.split();
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     relabel(
         ctx,
         labels,
@@ -108,7 +107,7 @@ fn timestamp<'q>(ctx: &'q Context<'q>, argument: &'q Expr, grid: Grid) -> Result
         _ => build::vector(ctx, argument, grid)?.split(),
     };
     let is_selector = matches!(argument.without_parens(), Expr::VectorSelector(_));
-    let labels = labels.iter().map(drop_metadata).collect();
+    let labels = labels.iter().map(|labels| ctx.drop_metadata(labels)).collect();
     let mapped = Mapped::new(columns, move |column: &mut Column<'q>| {
         if !is_selector {
             column.replace_all(|step| grid.time_ms(step) as f64 / 1000.0);

@@ -14,7 +14,7 @@ use crate::eval::annotate;
 use crate::eval::context::Context;
 use crate::eval::format::fixed_six;
 use crate::eval::grid::Grid;
-use crate::eval::labelset::{drop_metadata, metric_name};
+use crate::eval::labelset::metric_name;
 use crate::eval::scalar::{self, Scalar};
 use crate::eval::vector::{Vector, relabel};
 use crate::value::EvalError;
@@ -155,7 +155,11 @@ fn rolling<'q>(
 ) -> Result<Vector<'q>, EvalError> {
     let labels = match call.func.name {
         "last_over_time" | "first_over_time" => input.labels.clone(),
-        _ => input.labels.iter().map(drop_metadata).collect(),
+        _ => input
+            .labels
+            .iter()
+            .map(|labels| ctx.drop_metadata(labels))
+            .collect(),
     };
     // Of `quantile_over_time` too it is the first argument that Prometheus points at.
     let span = call
