@@ -179,9 +179,13 @@ impl Shard {
             quota,
         };
         let columns = &state.columns;
-        for ((reference, timestamp_ms), value) in
-            columns.refs.iter().zip(&columns.timestamps).zip(&columns.values)
-        {
+        let samples = columns.refs.iter().zip(&columns.timestamps).zip(&columns.values);
+        for (at, ((reference, timestamp_ms), value)) in samples.enumerate() {
+            if let Some(later) = columns.refs.get(at + LOOK_AHEAD)
+                && let entry::SeriesRef::Id(id) = entry::SeriesRef::of(*later)
+            {
+                state.table.prefetch(id);
+            }
             let id = match entry::SeriesRef::of(*reference) {
                 entry::SeriesRef::Id(id) => id,
                 entry::SeriesRef::Ordinal(ordinal) => match outcome.new_ids[ordinal] {
@@ -273,6 +277,9 @@ impl Shard {
         Ok(outcome)
     }
 }
+
+/// So many samples before its turn, what a sample is written to is fetched.
+const LOOK_AHEAD: usize = 8;
 
 /// What registering changes.
 struct Registry<'a> {

@@ -121,6 +121,14 @@ impl Blocks {
         &mut self.classes[block.class()].pages[page][at..at + block.size()]
     }
 
+    /// Has the processor fetch what is at a byte of a block, if the block has it.
+    #[inline]
+    pub(crate) fn prefetch(&self, block: BlockRef, at: usize) {
+        if let Some(byte) = self.get(block).get(at) {
+            prefetch(byte);
+        }
+    }
+
     /// Forgets all blocks and returns their memory.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
@@ -135,6 +143,20 @@ impl Blocks {
             .sum()
     }
 }
+
+/// Asks for a cache line without waiting for it. Without this, waiting for them is five sixths of what appending to
+/// 100,000 open chunks costs.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+#[inline]
+fn prefetch(byte: &u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch is a hint: it changes nothing and can't fault, whatever the address. All x86-64 has it.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch(_: &u8) {}
 
 /// Page and first byte of a block within its class.
 #[inline]

@@ -83,6 +83,12 @@ impl OpenChunk {
         first.map_or(i64::MAX, |bytes| i64::from_be_bytes(*bytes))
     }
 
+    /// Has the processor fetch where the next sample goes.
+    #[inline]
+    pub(crate) fn prefetch(&self, blocks: &Blocks) {
+        blocks.prefetch(self.block, FIRST_BYTES + usize::from(self.bits / 8));
+    }
+
     /// Appends a sample later than `last`, which is the one appended before. `false` when the sample
     /// does not fit: the chunk is full, or the distance is too long for it.
     #[inline]

@@ -57,6 +57,12 @@ impl Head {
         }
     }
 
+    /// Has the processor fetch what [`Self::append`] will write to.
+    #[inline]
+    pub(crate) fn prefetch(&self, blocks: &Blocks) {
+        self.open.prefetch(blocks);
+    }
+
     /// Appends a sample later than `newest_ms`.
     #[inline]
     pub(crate) fn append(&mut self, blocks: &mut Blocks, timestamp_ms: i64, bits: u64) {

@@ -122,6 +122,14 @@ impl SeriesTable {
         Some((head, &mut self.blocks))
     }
 
+    /// Has the processor fetch what a sample of the series will be written to.
+    #[inline]
+    pub(crate) fn prefetch(&self, id: u64) {
+        if let Some(head) = slot(id).and_then(|slot| self.heads.get(slot)) {
+            head.prefetch(&self.blocks);
+        }
+    }
+
     pub(crate) fn head(&self, id: u64) -> Option<&Head> {
         self.heads.get(slot(id)?).filter(|head| !head.is_retired())
     }
