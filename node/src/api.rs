@@ -2,13 +2,13 @@
 //! and gRPC both call these; nothing here knows either.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use quorate_proto::ErrorCode;
 use quorate_query::value::Value;
-use quorate_storage::Labels;
+use quorate_storage::{Labels, Matcher, SampleColumns};
 
 pub use crate::config::ReadLevel;
 use crate::inflight::Charge;
@@ -184,6 +184,28 @@ pub struct MetaParams {
     pub read: ReadOptions,
 }
 
+/// Which samples are wanted as they are stored.
+#[derive(Debug, Clone)]
+pub struct RawParams {
+    /// Sets of matchers; a series counts when all of any set hold.
+    pub matchers: Vec<Vec<Matcher>>,
+    /// Milliseconds since the Unix epoch.
+    pub start_ms: i64,
+    /// Milliseconds since the Unix epoch, inclusive.
+    pub end_ms: i64,
+    /// What to read.
+    pub read: ReadOptions,
+}
+
+/// A series and its samples, stale markers included.
+#[derive(Debug, Clone)]
+pub struct RawSeries {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its samples.
+    pub samples: SampleColumns,
+}
+
 /// An answer and how it was come by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer<T> {
@@ -195,6 +217,23 @@ pub struct Answer<T> {
     pub infos: Vec<String>,
     /// What was read.
     pub report: ReadReport,
+    /// What an evaluation cost; zeros where nothing was evaluated.
+    pub cost: QueryCost,
+}
+
+/// What a query cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct QueryCost {
+    /// How long the query waited for its turn.
+    pub queued: Duration,
+    /// How long it was parsed and its replicas were asked how far they are.
+    pub prepared: Duration,
+    /// How long it was evaluated, reading included.
+    pub evaluated: Duration,
+    /// Samples read.
+    pub samples: u64,
+    /// The most samples held at once.
+    pub peak_samples: u64,
 }
 
 /// What was read, and how fresh it was.
@@ -251,6 +290,12 @@ pub trait QueryApi: Send + Sync {
     ) -> BoxFuture<'_, Result<Answer<Value>, ApiError>>;
     /// Evaluates at each step. The value is a matrix.
     fn range(&self, caller: Caller, params: RangeParams) -> BoxFuture<'_, Result<Answer<Value>, ApiError>>;
+    /// The series that have samples, sorted by labels, each once, with these samples.
+    fn raw(
+        &self,
+        caller: Caller,
+        params: RawParams,
+    ) -> BoxFuture<'_, Result<Answer<Vec<RawSeries>>, ApiError>>;
     /// The series that match, sorted, each once.
     fn series(
         &self,

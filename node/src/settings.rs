@@ -117,6 +117,7 @@ impl QueryLimits {
             max_memory_bytes: config.max_memory_bytes_per_query.0,
             max_concurrent: config.max_concurrent,
             lookback_ms: signed_millis(config.lookback),
+            features: config.enable_features.0,
         }
     }
 }

@@ -49,6 +49,9 @@ impl QueryApi for Hollow {
     fn range(&self, _: Caller, _: RangeParams) -> BoxFuture<'_, Result<Answer<Value>, ApiError>> {
         nothing()
     }
+    fn raw(&self, _: Caller, _: RawParams) -> BoxFuture<'_, Result<Answer<Vec<RawSeries>>, ApiError>> {
+        nothing()
+    }
     fn series(&self, _: Caller, _: MetaParams) -> BoxFuture<'_, Result<Answer<Vec<Labels>>, ApiError>> {
         nothing()
     }

@@ -25,6 +25,17 @@ peers:
     grpc: 127.0.0.1:7421
 ";
 
+/// Every key and its value, as it is in force.
+pub fn effective(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    config.clone().visit("", &[], &mut |Item { path, slot, .. }| {
+        if let Some(slot) = slot {
+            found.push((path.to_owned(), slot.show()));
+        }
+    });
+    found
+}
+
 /// The text of `deploy/quorate.example.yaml`.
 pub fn example() -> String {
     let mut out = String::from(INTRODUCTION);

@@ -21,11 +21,13 @@ use std::time::Duration;
 
 pub use args::ServerArgs;
 pub(crate) use args::{read_file, report};
-pub use example::example;
+pub use example::{effective, example};
 pub use load::{Environment, Loaded, Mistake, Origin, Sources, environment_variable, flag, load};
 pub use peers::{Peer, Peers};
 use slot::section;
-pub use values::{Balance, ByteSize, HostPort, LogFilter, LogFormat, ReadBalance, ReadLevel};
+pub use values::{
+    Balance, ByteSize, HostPort, LogFilter, LogFormat, OriginPattern, QueryFeatures, ReadBalance, ReadLevel,
+};
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -77,6 +79,9 @@ section! {
         pub http_max_connections: u32 = 4_096,
         /// How long a client may take to send a request's headers. An idle connection is closed after it.
         pub http_header_timeout: Duration = Duration::from_secs(60),
+        /// A regular expression on the whole origin: pages from there may read answers. As --web.cors.origin of
+        /// Prometheus.
+        pub http_cors_origin: OriginPattern = OriginPattern(".*".into()),
         /// The consensus protocol.
         pub raft: RaftConfig = RaftConfig::default(),
         /// The way of samples in.
@@ -161,6 +166,10 @@ section! {
         pub max_concurrent: u32 = 20,
         /// How far back an instant selector looks for a sample.
         pub lookback: Duration = Duration::from_secs(300),
+        /// What of PromQL is on that Prometheus has behind its flag --enable-feature, by the same names, separated by
+        /// commas: promql-experimental-functions, promql-extended-range-selectors, promql-binop-fill-modifiers,
+        /// promql-delayed-name-removal. Empty: none.
+        pub enable_features: QueryFeatures = QueryFeatures(quorate_query::Features::NONE),
     }
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use quorate_query::Features;
+use quorate_storage::GoRegex;
+
 use super::slot::{Slot, leaf, wrong};
 
 leaf!(
@@ -12,7 +15,9 @@ leaf!(
     ReadBalance,
     ReadLevel,
     LogFormat,
-    LogFilter
+    LogFilter,
+    QueryFeatures,
+    OriginPattern
 );
 
 /// A number of bytes. Written with a unit, `64MiB`, or plain.
@@ -276,6 +281,46 @@ impl Slot for LogFilter {
     }
     fn expected(&self) -> &'static str {
         "off, error, warn, info, debug or trace, or levels by module like info,quorate_node=debug"
+    }
+}
+
+/// Names of PromQL's experimental parts, separated by commas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryFeatures(pub Features);
+
+impl Slot for QueryFeatures {
+    fn set(&mut self, text: &str) -> Result<(), String> {
+        let names: Vec<&str> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect();
+        *self = QueryFeatures(Features::from_names(&names).map_err(|_| wrong(self.expected(), text))?);
+        Ok(())
+    }
+    fn show(&self) -> String {
+        self.0.names().join(",")
+    }
+    fn expected(&self) -> &'static str {
+        "names like promql-experimental-functions or promql-extended-range-selectors, separated by commas"
+    }
+}
+
+/// A regular expression on origins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPattern(pub String);
+
+impl Slot for OriginPattern {
+    fn set(&mut self, text: &str) -> Result<(), String> {
+        GoRegex::new_anchored(text).map_err(|error| format!("{}: {error}", wrong(self.expected(), text)))?;
+        *self = OriginPattern(text.to_string());
+        Ok(())
+    }
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+    fn expected(&self) -> &'static str {
+        "a regular expression, such as https://grafana\\.example\\.org"
     }
 }
 

@@ -69,6 +69,83 @@ pub(super) async fn build_info() -> Response {
     query::constant(BUILD_INFO)
 }
 
+/// What a Prometheus without rules, targets and alertmanagers answers, by path.
+pub(super) const EMPTY: [(&str, &str); 8] = [
+    ("/api/v1/alerts", "{\"alerts\":[]}"),
+    ("/api/v1/rules", "{\"groups\":[]}"),
+    (
+        "/api/v1/targets",
+        "{\"activeTargets\":[],\"droppedTargets\":[],\"droppedTargetCounts\":{}}",
+    ),
+    ("/api/v1/targets/metadata", "[]"),
+    (
+        "/api/v1/alertmanagers",
+        "{\"activeAlertmanagers\":[],\"droppedAlertmanagers\":[]}",
+    ),
+    ("/api/v1/scrape_pools", "{\"scrapePools\":[]}"),
+    ("/api/v1/notifications", "[]"),
+    ("/api/v1/status/walreplay", "{\"min\":0,\"max\":0,\"current\":0}"),
+];
+
+/// The process, as far as Prometheus's shape has room for it.
+pub(super) async fn runtime_info(State(app): State<App>) -> Response {
+    let now = jiff::Timestamp::from_millisecond(app.clock.now_ms()).unwrap_or_default();
+    let started = jiff::Timestamp::from_millisecond(app.started_ms).unwrap_or_default();
+    let setting = |name: &str| {
+        let found = app.limits.settings.iter().find(|(key, _)| key == name);
+        found.map_or("", |(_, value)| value.as_str()).to_owned()
+    };
+    let directory = std::env::current_dir().unwrap_or_default();
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let data = serde_json::json!({
+        "startTime": started.to_string(),
+        "CWD": directory.display().to_string(),
+        "hostname": hostname,
+        "serverTime": now.to_string(),
+        "reloadConfigSuccess": true,
+        "lastConfigTime": started.to_string(),
+        "corruptionCount": 0,
+        "goroutineCount": 0,
+        "GOMAXPROCS": std::thread::available_parallelism().map_or(1, usize::from),
+        "GOMEMLIMIT": i64::MAX,
+        "GOGC": "",
+        "GODEBUG": "",
+        "storageRetention": setting("limits.retention"),
+    });
+    query::constant(data.to_string())
+}
+
+/// The configuration in force, as YAML.
+pub(super) async fn config(State(app): State<App>) -> Response {
+    let mut yaml = String::new();
+    let mut section = "";
+    for (path, value) in app.limits.settings.iter() {
+        let (outer, name) = path.rsplit_once('.').unwrap_or(("", path));
+        if outer != section && !outer.is_empty() {
+            yaml.push_str(&format!("{outer}:\n"));
+        }
+        section = outer;
+        let indent = if outer.is_empty() { "" } else { "  " };
+        let value = serde_json::Value::from(value.as_str());
+        yaml.push_str(&format!("{indent}{name}: {value}\n"));
+    }
+    query::constant(serde_json::json!({"yaml": yaml}).to_string())
+}
+
+/// The same as flags.
+pub(super) async fn flags(State(app): State<App>) -> Response {
+    let flags: serde_json::Map<String, serde_json::Value> = app
+        .limits
+        .settings
+        .iter()
+        .map(|(path, value)| {
+            let flag = crate::config::flag(path);
+            (flag.trim_start_matches('-').to_owned(), value.as_str().into())
+        })
+        .collect();
+    query::constant(serde_json::Value::from(flags).to_string())
+}
+
 /// Metric metadata isn't kept.
 pub(super) async fn metadata() -> Response {
     query::constant("{}")

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use quorate_query::value::Value;
+use quorate_query::value::{MatrixSeries, Value};
 use quorate_storage::Labels;
 
+use super::histogram;
 use super::number::{push_decimal, push_float_timestamp, push_timestamp, push_value};
 use crate::api::ReadReport;
 
@@ -29,6 +30,8 @@ pub(super) enum Data {
 #[derive(Debug)]
 pub(super) struct Success {
     data: Data,
+    /// JSON beside a query's result.
+    stats: Option<String>,
     tail: String,
     state: State,
 }
@@ -62,9 +65,24 @@ impl Success {
         tail.push('}');
         Success {
             data,
+            stats: None,
             tail,
             state: State::Start,
         }
+    }
+
+    /// The same with what the query cost, as JSON.
+    pub(super) fn with_stats(self, stats: Option<String>) -> Success {
+        Success { stats, ..self }
+    }
+
+    /// Closes the object around a query's result.
+    fn close_result(&self, out: &mut String) {
+        if let Some(stats) = &self.stats {
+            out.push_str(",\"stats\":");
+            out.push_str(stats);
+        }
+        out.push('}');
     }
 
     /// Opens `data`.
@@ -78,7 +96,8 @@ impl Success {
                 push_float_timestamp(out, *timestamp_ms);
                 out.push_str(",\"");
                 push_decimal(out, *value);
-                out.push_str("\"]}");
+                out.push_str("\"]");
+                self.close_result(out);
                 return State::Tail;
             }
             Data::Value(Value::String { timestamp_ms, value }) => {
@@ -86,7 +105,8 @@ impl Success {
                 push_float_timestamp(out, *timestamp_ms);
                 out.push(',');
                 push_string(out, value);
-                out.push_str("]}");
+                out.push(']');
+                self.close_result(out);
                 return State::Tail;
             }
             Data::Series(_) | Data::Strings(_) => {
@@ -114,8 +134,16 @@ impl Success {
                 push_comma(out, item);
                 out.push_str("{\"metric\":");
                 push_labels(out, &sample.labels);
-                out.push_str(",\"value\":");
-                push_point(out, sample.timestamp_ms, sample.value);
+                match &sample.histogram {
+                    Some(histogram) => {
+                        out.push_str(",\"histogram\":");
+                        histogram::push_point(out, sample.timestamp_ms, histogram);
+                    }
+                    None => {
+                        out.push_str(",\"value\":");
+                        push_point(out, sample.timestamp_ms, sample.value);
+                    }
+                }
                 out.push('}');
                 Some(next)
             }
@@ -125,19 +153,18 @@ impl Success {
                     push_comma(out, item);
                     out.push_str("{\"metric\":");
                     push_labels(out, &series.labels);
-                    out.push_str(",\"values\":[");
                 }
                 match series.timestamps_ms.get(point).zip(series.values.get(point)) {
                     Some((timestamp_ms, value)) => {
-                        push_comma(out, point);
-                        push_point(out, *timestamp_ms, *value);
+                        push_number_of(out, series, point, *timestamp_ms, *value);
                         Some(State::Item {
                             item,
                             point: point + 1,
                         })
                     }
                     None => {
-                        out.push_str("]}");
+                        push_histograms(out, series);
+                        out.push('}');
                         Some(next)
                     }
                 }
@@ -159,6 +186,37 @@ impl Success {
     }
 }
 
+/// Writes a point that is a number into the list of its series, which the first of them opens and the last closes.
+fn push_number_of(out: &mut String, series: &MatrixSeries, point: usize, timestamp_ms: i64, value: f64) {
+    let histograms_before = series.histograms.partition_point(|(index, _)| *index < point);
+    let is_histogram = series
+        .histograms
+        .get(histograms_before)
+        .is_some_and(|(index, _)| *index == point);
+    if is_histogram {
+        return;
+    }
+    let numbers_before = point - histograms_before;
+    out.push_str(if numbers_before == 0 { ",\"values\":[" } else { "," });
+    push_point(out, timestamp_ms, value);
+    if numbers_before + 1 + series.histograms.len() == series.values.len() {
+        out.push(']');
+    }
+}
+
+fn push_histograms(out: &mut String, series: &MatrixSeries) {
+    for (position, (index, histogram)) in series.histograms.iter().enumerate() {
+        let Some(timestamp_ms) = series.timestamps_ms.get(*index) else {
+            continue;
+        };
+        out.push_str(if position == 0 { ",\"histograms\":[" } else { "," });
+        histogram::push_point(out, *timestamp_ms, histogram);
+    }
+    if !series.histograms.is_empty() {
+        out.push(']');
+    }
+}
+
 impl Iterator for Success {
     type Item = String;
 
@@ -168,10 +226,10 @@ impl Iterator for Success {
             self.state = match self.state {
                 State::Start => self.start(&mut out),
                 State::Item { item, point } => self.item(&mut out, item, point).unwrap_or_else(|| {
-                    out.push_str(match self.data {
-                        Data::Value(_) => "]}",
-                        _ => "]",
-                    });
+                    out.push(']');
+                    if matches!(self.data, Data::Value(_)) {
+                        self.close_result(&mut out);
+                    }
                     State::Tail
                 }),
                 State::Tail => {
@@ -268,7 +326,8 @@ pub(super) fn push_string(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use quorate_query::value::{MatrixSeries, VectorSample};
+    use quorate_query::parse::series::{DescribedValue, parse_series};
+    use quorate_query::value::VectorSample;
 
     use super::*;
     use crate::api::{ReadLevel, ShardRead};
@@ -305,6 +364,40 @@ mod tests {
         assert_eq!(
             text(Data::Value(Value::Vector(vec![])), &["w"], &["i", "j"]),
             r#"{"status":"success","data":{"resultType":"vector","result":[]},"warnings":["w"],"infos":["i","j"]}"#
+        );
+    }
+
+    #[test]
+    fn histograms() {
+        let described =
+            parse_series("m {{schema:0 sum:2.5 count:3 z_bucket:1 z_bucket_w:0.001 buckets:[2 0]}}");
+        let Some(Some(DescribedValue::Histogram { histogram, .. })) = described.unwrap().values.pop() else {
+            panic!("a histogram was described")
+        };
+        let mixed = MatrixSeries {
+            labels: labels(&[]),
+            timestamps_ms: vec![1_000, 2_000, 3_000],
+            values: vec![1.0, 2.5, 3.0],
+            histograms: vec![(1, histogram.clone())],
+        };
+        let shown = r#"[2,{"count":"3","sum":"2.5","buckets":[[3,"-0.001","0.001","1"],[0,"0.5","1","2"]]}]"#;
+        assert_eq!(
+            text(Data::Value(Value::Matrix(vec![mixed])), &[], &[]),
+            format!(
+                r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{}},"values":[[1,"1"],[3,"3"]],"histograms":[{shown}]}}]}}}}"#
+            )
+        );
+        let sample = VectorSample {
+            labels: labels(&[]),
+            timestamp_ms: 2_000,
+            value: 2.5,
+            histogram: Some(histogram),
+        };
+        assert_eq!(
+            text(Data::Value(Value::Vector(vec![sample])), &[], &[]),
+            format!(
+                r#"{{"status":"success","data":{{"resultType":"vector","result":[{{"metric":{{}},"histogram":{shown}}}]}}}}"#
+            )
         );
     }
 

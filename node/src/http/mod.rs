@@ -3,13 +3,20 @@
 //! The node behind it is reached through the traits in [`crate::api`] alone, see [`Backend`].
 
 mod admin;
+mod ast;
 mod backend;
 mod body;
 mod escape;
+mod expressions;
+mod features;
+mod federate;
+mod histogram;
 mod json;
 mod number;
+mod origins;
 mod params;
 mod query;
+mod remote_read;
 mod server;
 mod status;
 mod write;
@@ -25,17 +32,19 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use quorate_proto::{DEFAULT_TENANT, TENANT_HEADER};
+use quorate_query::Features;
 
 pub use backend::{Apis, Backend, Running};
 pub use server::serve;
 
 use crate::api::{ApiError, check_tenant};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, effective};
 use crate::metrics::Metrics;
 use body::BodyLimits;
+use origins::Origins;
 
 /// Longest form of a query, in bytes.
 const MAX_FORM_BYTES: u64 = 4 << 20;
@@ -49,6 +58,11 @@ pub struct HttpLimits {
     write_timeout: Duration,
     query_body: BodyLimits,
     query_timeout: Duration,
+    lookback_ms: i64,
+    features: Features,
+    origins: Arc<Origins>,
+    /// Every key of the configuration and its value.
+    settings: Arc<[(String, String)]>,
 }
 
 impl HttpLimits {
@@ -68,6 +82,10 @@ impl HttpLimits {
                 timeout,
             },
             query_timeout: config.read.timeout,
+            lookback_ms: i64::try_from(config.read.lookback.as_millis()).unwrap_or(i64::MAX),
+            features: config.read.enable_features.0,
+            origins: Arc::new(Origins::new(&config.http_cors_origin.0)),
+            settings: effective(config).into(),
         }
     }
 }
@@ -79,6 +97,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     limits: HttpLimits,
     clock: Arc<dyn Clock>,
+    started_ms: i64,
 }
 
 impl App {
@@ -93,6 +112,7 @@ impl App {
             backend,
             metrics,
             limits,
+            started_ms: clock.now_ms(),
             clock,
         }
     }
@@ -129,9 +149,29 @@ impl App {
                 self.observed("metadata", either(get(admin::metadata))),
             )
             .route(
-                "/api/v1/status/buildinfo",
-                self.observed("buildinfo", either(get(admin::build_info))),
+                "/api/v1/query_exemplars",
+                self.observed(
+                    "query_exemplars",
+                    either(get(expressions::exemplars).post(expressions::exemplars)),
+                ),
             )
+            .route(
+                "/api/v1/format_query",
+                self.observed(
+                    "format_query",
+                    either(get(expressions::format).post(expressions::format)),
+                ),
+            )
+            .route(
+                "/api/v1/parse_query",
+                self.observed(
+                    "parse_query",
+                    either(get(expressions::parse).post(expressions::parse)),
+                ),
+            )
+            .route("/api/v1/read", self.observed("read", post(remote_read::read)))
+            .route("/federate", self.observed("federate", get(federate::federate)))
+            .merge(self.about_the_node())
             .route(
                 "/api/v1/admin/tsdb/delete_series",
                 self.observed(
@@ -155,41 +195,47 @@ impl App {
             .route("/metrics", self.observed("metrics", get(admin::metrics)))
             .fallback(admin::nothing_here)
             .method_not_allowed_fallback(admin::wrong_method)
-            .layer(middleware::map_response(allow_origins))
+            .layer(middleware::from_fn_with_state(self.clone(), origins::allow))
             .with_state(self.clone())
+    }
+
+    /// What pages and clients ask about a Prometheus before they trust it. There are no rules, targets or
+    /// alertmanagers here, which is a valid answer.
+    fn about_the_node(&self) -> Router<App> {
+        let either = |handler: MethodRouter<App>| handler.options(admin::preflight);
+        let mut router = Router::new()
+            .route("/api/v1/status/buildinfo", either(get(admin::build_info)))
+            .route("/api/v1/status/runtimeinfo", either(get(admin::runtime_info)))
+            .route("/api/v1/status/config", either(get(admin::config)))
+            .route("/api/v1/status/flags", either(get(admin::flags)))
+            .route("/api/v1/features", either(get(features::features)));
+        for (path, data) in admin::EMPTY {
+            router = router.route(path, either(get(async move || query::constant(data))));
+        }
+        self.observe(router, "status")
     }
 
     /// Counts a route's requests under `handler` and lets shutdown wait for them.
     fn observed(&self, handler: &'static str, route: MethodRouter<App>) -> MethodRouter<App> {
-        let observe = move |State(app): State<App>, request: Request, next: Next| async move {
-            let started = Instant::now();
-            let _running = app.backend.running(handler);
-            let response = next.run(request).await;
-            app.metrics
-                .count_request(handler, response.status().as_u16(), started.elapsed());
-            response
-        };
+        let observe =
+            move |State(app): State<App>, request: Request, next: Next| observe(app, handler, request, next);
         route.layer(middleware::from_fn_with_state(self.clone(), observe))
+    }
+
+    /// The same for several routes that aren't told apart.
+    fn observe(&self, routes: Router<App>, handler: &'static str) -> Router<App> {
+        let observe =
+            move |State(app): State<App>, request: Request, next: Next| observe(app, handler, request, next);
+        routes.route_layer(middleware::from_fn_with_state(self.clone(), observe))
     }
 }
 
-/// Lets pages of any origin read answers, as Prometheus does by default. There are no cookies to steal.
-async fn allow_origins(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    for (name, value) in [
-        ("access-control-allow-origin", "*"),
-        ("access-control-allow-methods", "GET, POST, OPTIONS"),
-        (
-            "access-control-allow-headers",
-            "Accept, Authorization, Content-Type, Origin, X-Scope-OrgID",
-        ),
-        (
-            "access-control-expose-headers",
-            "Date, Quorate-Read-Level, Quorate-Read-Report",
-        ),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+async fn observe(app: App, handler: &'static str, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let _running = app.backend.running(handler);
+    let response = next.run(request).await;
+    app.metrics
+        .count_request(handler, response.status().as_u16(), started.elapsed());
     response
 }
 

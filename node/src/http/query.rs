@@ -19,7 +19,7 @@ use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, invalid};
 use super::write::add_retry_after;
 use super::{App, body, tenant};
 use crate::api::{
-    Answer, ApiError, Caller, DeleteParams, InstantParams, MetaParams, RangeParams, ReadReport,
+    Answer, ApiError, Caller, DeleteParams, InstantParams, MetaParams, QueryCost, RangeParams, ReadReport,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -37,6 +37,8 @@ struct Reply {
     warnings: Vec<String>,
     infos: Vec<String>,
     report: ReadReport,
+    /// What the query cost, if it was asked for.
+    stats: Option<String>,
 }
 
 impl Reply {
@@ -46,6 +48,7 @@ impl Reply {
             mut warnings,
             infos,
             report,
+            cost: _,
         } = answer;
         if truncated {
             warnings.push(TRUNCATED.into());
@@ -55,15 +58,41 @@ impl Reply {
             warnings,
             infos,
             report,
+            stats: None,
         }
+    }
+
+    fn with_stats(self, stats: Option<String>) -> Reply {
+        Reply { stats, ..self }
     }
 }
 
+/// What a query cost, in Prometheus's shape, if the request asks for it. Sorting and reading are not told apart
+/// from evaluation, and samples are counted once however many steps look at them.
+fn stats(params: &Params, cost: &QueryCost) -> Option<String> {
+    params.get("stats")?;
+    let stats = serde_json::json!({
+        "timings": {
+            "evalTotalTime": (cost.prepared + cost.evaluated).as_secs_f64(),
+            "resultSortTime": 0,
+            "queryPreparationTime": cost.prepared.as_secs_f64(),
+            "innerEvalTime": cost.evaluated.as_secs_f64(),
+            "execQueueTime": cost.queued.as_secs_f64(),
+            "execTotalTime": (cost.queued + cost.prepared + cost.evaluated).as_secs_f64(),
+        },
+        "samples": {
+            "totalQueryableSamples": cost.samples,
+            "peakSamples": cost.peak_samples,
+        },
+    });
+    Some(stats.to_string())
+}
+
 /// What every query needs of its request.
-struct Asked {
-    apis: Apis,
-    caller: Caller,
-    params: Params,
+pub(super) struct Asked {
+    pub(super) apis: Apis,
+    pub(super) caller: Caller,
+    pub(super) params: Params,
 }
 
 pub(super) async fn instant(State(app): State<App>, request: Request) -> Response {
@@ -82,7 +111,8 @@ pub(super) async fn instant(State(app): State<App>, request: Request) -> Respons
             .await
             .map_err(|error| about(error, "query"))?;
         let truncated = truncate_value(&mut answer.value, limit);
-        Ok(Reply::new(answer, truncated, Data::Value))
+        let stats = stats(&params, &answer.cost);
+        Ok(Reply::new(answer, truncated, Data::Value).with_stats(stats))
     })
     .await
 }
@@ -106,7 +136,8 @@ pub(super) async fn range(State(app): State<App>, request: Request) -> Response 
             .await
             .map_err(|error| about(error, "query"))?;
         let truncated = truncate_value(&mut answer.value, limit);
-        Ok(Reply::new(answer, truncated, Data::Value))
+        let stats = stats(&params, &answer.cost);
+        Ok(Reply::new(answer, truncated, Data::Value).with_stats(stats))
     })
     .await
 }
@@ -215,14 +246,11 @@ where
     }
 }
 
-async fn ask(app: &App, request: Request) -> Result<(Asked, std::time::Duration), ApiError> {
+/// Reads a request.
+pub(super) async fn ask(app: &App, request: Request) -> Result<(Asked, std::time::Duration), ApiError> {
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
-    let form = match parts.method {
-        Method::POST | Method::PUT => read_form(app, &parts.headers, body).await?,
-        _ => Default::default(),
-    };
-    let params = Params::new(&form, parts.uri.query().unwrap_or_default())?;
+    let params = read_params(app, &parts, body).await?;
     let tenant = tenant(&parts.headers)?;
     let apis = app.backend.apis()?.clone();
     let timeout = params.timeout(app.limits.query_timeout)?;
@@ -237,6 +265,20 @@ async fn ask(app: &App, request: Request) -> Result<(Asked, std::time::Duration)
         },
         timeout,
     ))
+}
+
+/// The parameters of a request that needs nothing else of the node.
+pub(super) async fn params(app: &App, request: Request) -> Result<Params, ApiError> {
+    let (parts, body) = request.into_parts();
+    read_params(app, &parts, body).await
+}
+
+async fn read_params(app: &App, parts: &http::request::Parts, body: Body) -> Result<Params, ApiError> {
+    let form = match parts.method {
+        Method::POST | Method::PUT => read_form(app, &parts.headers, body).await?,
+        _ => Default::default(),
+    };
+    Params::new(&form, parts.uri.query().unwrap_or_default())
 }
 
 async fn read_form(app: &App, headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, ApiError> {
@@ -307,8 +349,9 @@ fn success(reply: Reply, gzip: bool) -> Response {
         warnings,
         infos,
         report,
+        stats,
     } = reply;
-    let mut response = write_json(Success::new(data, &warnings, &infos), gzip);
+    let mut response = write_json(Success::new(data, &warnings, &infos).with_stats(stats), gzip);
     let headers = response.headers_mut();
     headers.insert(LEVEL_HEADER, HeaderValue::from_static(report.level.as_str()));
     let text = json::report(&report);

@@ -1,5 +1,7 @@
 //! The frontend as clients see it: real sockets, a made-up node behind the traits.
 
+mod endpoints;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -8,7 +10,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate_proto::ErrorCode;
 use quorate_query::value::{Value, VectorSample};
-use quorate_storage::Labels;
+use quorate_storage::{Labels, SampleColumns};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -65,6 +67,10 @@ impl Fake {
             warnings: vec![],
             infos: vec![],
             report,
+            cost: QueryCost {
+                samples: 12,
+                ..QueryCost::default()
+            },
         })
     }
 
@@ -115,6 +121,22 @@ impl QueryApi for Fake {
     }
     fn range(&self, caller: Caller, params: RangeParams) -> BoxFuture<'_, Result<Answer<Value>, ApiError>> {
         Box::pin(self.value(format!("{} {params:?}", caller.tenant)))
+    }
+    fn raw(&self, _: Caller, params: RawParams) -> BoxFuture<'_, Result<Answer<Vec<RawSeries>>, ApiError>> {
+        Box::pin(async move {
+            let question = format!("{:?} {} {}", params.matchers, params.start_ms, params.end_ms);
+            let mut samples = SampleColumns::new();
+            samples.push(NOW_MS - 1_000, 1.5);
+            samples.push(NOW_MS, f64::from_bits(0x7ff0_0000_0000_0002));
+            let series = |job: &str, samples: &SampleColumns| RawSeries {
+                labels: Labels::from_pairs([("__name__", "up"), ("job", job)]).unwrap(),
+                samples: samples.clone(),
+            };
+            let gone = series("a", &samples);
+            samples.timestamps.pop();
+            samples.values.pop();
+            self.asked(question, vec![gone, series("b", &samples)])
+        })
     }
     fn series(&self, _: Caller, params: MetaParams) -> BoxFuture<'_, Result<Answer<Vec<Labels>>, ApiError>> {
         let series =

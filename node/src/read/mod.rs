@@ -5,6 +5,7 @@ mod index;
 mod local;
 mod pinning;
 mod queries;
+mod raw;
 mod reader;
 mod remote;
 mod session;

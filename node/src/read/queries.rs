@@ -11,16 +11,20 @@ use futures_util::future::BoxFuture;
 use quorate_proto::ErrorCode;
 use quorate_query::ast::Expr;
 use quorate_query::value::{Abort, EvalError, EvalOptions, Evaluated, Value};
-use quorate_query::{eval_instant, eval_range, parse, parse_selector};
+use quorate_query::{Features, eval_instant, eval_range, parse_selector, parse_with};
 use quorate_storage::{Labels, MatchOp, Matcher};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::pinning::shards_of;
+use super::raw;
 use super::reader::{Reader, ShardQuery};
 use super::session::{Promise, Session};
 use super::source::ClusterSource;
-use crate::api::{Answer, ApiError, Caller, InstantParams, MetaParams, QueryApi, RangeParams, ReadOptions};
+use crate::api::{
+    Answer, ApiError, Caller, InstantParams, MetaParams, QueryApi, QueryCost, RangeParams, RawParams,
+    RawSeries, ReadOptions,
+};
 use crate::cluster::View;
 use crate::config::ReadLevel;
 
@@ -41,6 +45,8 @@ pub struct QueryLimits {
     pub max_concurrent: u32,
     /// How far back an instant selector looks, in ms.
     pub lookback_ms: i64,
+    /// Which experimental parts of PromQL are on.
+    pub features: Features,
 }
 
 /// Answers queries. Clones share everything.
@@ -60,6 +66,11 @@ impl Queries {
             limits,
             running,
         }
+    }
+
+    /// The bounds of queries.
+    pub(super) fn limits(&self) -> QueryLimits {
+        self.limits
     }
 
     /// Reads shards.
@@ -130,9 +141,13 @@ impl Queries {
         + Send
         + 'static,
     ) -> Result<Answer<Value>, ApiError> {
-        let expr = parse(&query).map_err(|e| ApiError::new(ErrorCode::BadData, e.to_string()))?;
+        let arrived = Instant::now();
+        let expr = parse_with(&query, self.limits.features)
+            .map_err(|e| ApiError::new(ErrorCode::BadData, e.to_string()))?;
         let deadline = self.deadline(&caller);
+        let waiting = Instant::now();
         let permit = self.turn(deadline).await?;
+        let queued = waiting.elapsed();
         let selectors = selectors(&expr);
         let selectors: Vec<&[Matcher]> = selectors.iter().map(Vec::as_slice).collect();
         let (view, session) = self.session(&caller, read, &selectors, deadline).await?;
@@ -157,10 +172,20 @@ impl Queries {
                 lookback_ms: lookback_ms.unwrap_or(limits.lookback_ms),
                 max_samples: limits.max_samples,
                 max_memory_bytes: limits.max_memory_bytes,
+                delayed_name_removal: limits.features.delayed_name_removal,
                 abort: &abort,
                 ..EvalOptions::default()
             };
+            let prepared = arrived.elapsed().saturating_sub(queued);
+            let started = Instant::now();
             let evaluated = evaluate(&expr, &source, &options).map_err(eval_error)?;
+            let cost = QueryCost {
+                queued,
+                prepared,
+                evaluated: started.elapsed(),
+                samples: evaluated.stats.samples_read,
+                peak_samples: evaluated.stats.peak_samples,
+            };
             let text = |annotations: Vec<quorate_query::value::Annotation>| {
                 annotations.iter().map(|a| a.render(&query)).collect()
             };
@@ -169,6 +194,7 @@ impl Queries {
                 warnings: text(evaluated.warnings),
                 infos: text(evaluated.infos),
                 report: source.session.report(),
+                cost,
             })
         });
         let result = work.await;
@@ -218,6 +244,7 @@ impl Queries {
             warnings: Vec::new(),
             infos: Vec::new(),
             report: session.report(),
+            cost: QueryCost::default(),
         })
     }
 }
@@ -253,6 +280,14 @@ impl QueryApi for Queries {
             eval_range(expr, source, (start_ms, end_ms, step_ms), options)
         })
         .boxed()
+    }
+
+    fn raw(
+        &self,
+        caller: Caller,
+        params: RawParams,
+    ) -> BoxFuture<'_, Result<Answer<Vec<RawSeries>>, ApiError>> {
+        raw::read(self, caller, params).boxed()
     }
 
     fn series(
@@ -300,7 +335,8 @@ impl QueryApi for Queries {
     }
 }
 
-struct SetOnDrop(Arc<AtomicBool>);
+/// Tells a thread that nobody waits for it any more.
+pub(super) struct SetOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for SetOnDrop {
     fn drop(&mut self) {
@@ -315,6 +351,7 @@ fn strings(found: BTreeSet<&str>, params: &MetaParams, from: &Answer<Vec<Labels>
         warnings: from.warnings.clone(),
         infos: from.infos.clone(),
         report: from.report.clone(),
+        cost: from.cost,
     }
 }
 
@@ -330,6 +367,11 @@ fn selectors(expr: &Expr) -> Vec<Vec<Matcher>> {
         match expr {
             Expr::VectorSelector(selector) => found.push(selector.matchers.clone()),
             Expr::MatrixSelector(matrix) => found.push(matrix.selector.matchers.clone()),
+            // It looks for info series of its own.
+            Expr::Call(call) if call.func.name == "info" => {
+                found.push(Vec::new());
+                left.extend(call.args.first());
+            }
             other => left.extend(other.children()),
         }
     }

@@ -7,6 +7,9 @@ mod send;
 mod state;
 mod xor;
 
+#[cfg(test)]
+pub(crate) use xor::decode as decode_xor_chunk;
+
 use std::collections::BTreeMap;
 use std::io::{BufReader, IsTerminal as _};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use super::bytes::Cursor;
 
 /// Appends the samples of a chunk, in time order: milliseconds and the exact bits of the value.
-pub(super) fn decode(data: &[u8], out: &mut Vec<(i64, u64)>) -> anyhow::Result<()> {
+pub(crate) fn decode(data: &[u8], out: &mut Vec<(i64, u64)>) -> anyhow::Result<()> {
     let mut cursor = Cursor(data);
     let count = u16::from_be_bytes(cursor.take(2)?.try_into()?);
     if count == 0 {

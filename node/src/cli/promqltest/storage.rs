@@ -104,8 +104,17 @@ impl ScriptStorage {
                 continue;
             }
             let ordinal = part.series(labels.as_bytes());
+            let start = picked.start;
+            let mut histograms = columns
+                .histograms
+                .iter()
+                .skip_while(|(at, _)| *at < start)
+                .peekable();
             for at in picked {
-                part.sample(ordinal, columns.timestamps[at], columns.values[at]);
+                match histograms.next_if(|(index, _)| *index == at) {
+                    Some((_, histogram)) => part.histogram(ordinal, columns.timestamps[at], histogram),
+                    None => part.sample(ordinal, columns.timestamps[at], columns.values[at]),
+                }
             }
         }
         let position = self.next_position();
