@@ -1,5 +1,6 @@
 //! Opening a replica: its meta row says what counts, everything else of it is deleted.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -204,10 +205,24 @@ pub(crate) fn scan(
     range: &RowRange,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
+    scan_while(db, shard, range, |key, value| {
+        visit(key, value).map(ControlFlow::Continue)
+    })
+}
+
+/// The same until it breaks off.
+pub(crate) fn scan_while(
+    db: &Db,
+    shard: u32,
+    range: &RowRange,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>,
+) -> Result<(), StorageError> {
     let mut rows = range_iterator(db, shard, range)?;
     rows.seek(&range.from);
     while let Some((key, value)) = rows.item() {
-        visit(key, value)?;
+        if visit(key, value)?.is_break() {
+            return Ok(());
+        }
         rows.next();
     }
     rows.status().map_err(StorageError::rocks(shard, "reading rows"))

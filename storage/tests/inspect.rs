@@ -146,11 +146,22 @@ fn a_dump_shows_what_a_reader_would_see() {
     inspect::dump(&node.db, &replica, &matchers, &mut |series| {
         assert_eq!((series.tenant, series.id, series.labels), ("acme", 8, &labels(7)));
         seen.extend(series.samples.iter());
+        ControlFlow::Continue(())
     })
     .unwrap();
     assert_eq!(seen.len(), 90);
     assert_eq!(seen[31], (BASE_MS + 31_001, 7.0));
     let mut series = 0;
-    inspect::dump(&node.db, &replica, &[], &mut |_| series += 1).unwrap();
+    inspect::dump(&node.db, &replica, &[], &mut |_| {
+        series += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(series, 20);
+    inspect::dump(&node.db, &replica, &[], &mut |_| {
+        series += 1;
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    assert_eq!(series, 21, "it has to end when it is told to");
 }

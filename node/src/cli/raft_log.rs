@@ -1,6 +1,7 @@
 //! `quorate raft-log`: the logs in a data directory whose node does not run. It never repairs.
 
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Write as _};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -63,7 +64,10 @@ fn verify(place: &Where) -> anyhow::Result<()> {
         {
             unreadable.push((log, format!("entry {}: {error}", position.index)));
         }
+        ControlFlow::Continue(())
     })?;
+    let mut out = io::stdout().lock();
+    let mut written = Ok(());
     let mut problems = 0;
     for (log, report) in logs.iter().filter(|(log, _)| chosen(place, log)) {
         let own = unreadable
@@ -73,12 +77,14 @@ fn verify(place: &Where) -> anyhow::Result<()> {
         let found: Vec<&String> = report.problems.iter().chain(own).collect();
         let total = report.problems_total.max(found.len() as u64);
         let verdict = offline::verdict(total);
-        println!("{log}: {verdict}; {}", positions(report));
+        // Whoever closed the pipe still learns by the exit code.
+        written = written.and_then(|()| writeln!(out, "{log}: {verdict}; {}", positions(report)));
         for problem in found {
-            println!("  {problem}");
+            written = written.and_then(|()| writeln!(out, "  {problem}"));
         }
         problems += total;
     }
+    offline::printed(written)?;
     offline::conclude(problems)
 }
 
@@ -103,12 +109,16 @@ fn positions(report: &LogReport) -> String {
 
 fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     let offline = offline::open(&args.place.dir)?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
     let logs = inspect_logs(&offline.db, |log, position, kind, payload| {
-        if args.entries && written.is_ok() && chosen(&args.place, &log) {
+        if args.entries && chosen(&args.place, &log) {
             let (term, index) = (position.term, position.index);
             written = writeln!(out, "{log} {term}.{index} {}", describe(log, kind, payload));
+        }
+        match written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
     })?;
     for (log, report) in logs.iter().filter(|(log, _)| chosen(&args.place, log)) {

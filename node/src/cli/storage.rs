@@ -1,11 +1,12 @@
 //! `quorate storage`: what is stored in a data directory whose node does not run. It never repairs.
 
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use quorate_storage::inspect::{self, StoredReplica};
+use quorate_storage::inspect::{self, ReplicaReport, StoredReplica};
 
 use super::offline;
 
@@ -69,35 +70,44 @@ fn replicas(db: &crate::Db, shard: Option<u32>) -> anyhow::Result<Vec<StoredRepl
 
 fn verify(place: &Where) -> anyhow::Result<()> {
     let offline = offline::open(&place.dir)?;
+    let mut out = io::stdout().lock();
+    let mut written = Ok(());
     let mut problems = 0;
     for replica in replicas(&offline.db, place.shard)? {
         let report = inspect::verify(&offline.db, &replica)?;
-        let verdict = offline::verdict(report.problems_total);
-        println!(
-            "{}: {verdict}; {} series, {} samples in {} generations",
-            name(&replica),
-            report.series,
-            report.samples,
-            report.generations
-        );
-        for problem in &report.problems {
-            println!("  {problem}");
-        }
-        if report.problems_total > report.problems.len() as u64 {
-            println!(
-                "  and {} more",
-                report.problems_total - report.problems.len() as u64
-            );
-        }
-        if !report.leftovers.is_empty() {
-            println!(
-                "  rows that a crash left over in {}: the next start deletes them",
-                report.leftovers.join(", ")
-            );
-        }
         problems += report.problems_total;
+        // Whoever closed the pipe still learns by the exit code.
+        written = written.and_then(|()| describe(&mut out, &replica, &report));
     }
+    offline::printed(written)?;
     offline::conclude(problems)
+}
+
+fn describe(out: &mut impl Write, replica: &StoredReplica, report: &ReplicaReport) -> io::Result<()> {
+    let verdict = offline::verdict(report.problems_total);
+    writeln!(
+        out,
+        "{}: {verdict}; {} series, {} samples in {} generations",
+        name(replica),
+        report.series,
+        report.samples,
+        report.generations
+    )?;
+    for problem in &report.problems {
+        writeln!(out, "  {problem}")?;
+    }
+    if report.problems_total > report.problems.len() as u64 {
+        let more = report.problems_total - report.problems.len() as u64;
+        writeln!(out, "  and {more} more")?;
+    }
+    if !report.leftovers.is_empty() {
+        let families = report.leftovers.join(", ");
+        writeln!(
+            out,
+            "  rows that a crash left over in {families}: the next start deletes them"
+        )?;
+    }
+    Ok(())
 }
 
 fn name(replica: &StoredReplica) -> String {
@@ -111,35 +121,37 @@ fn dump(args: &DumpArgs) -> anyhow::Result<()> {
         None => Vec::new(),
     };
     let offline = offline::open(&args.place.dir)?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(io::stdout().lock());
     for replica in replicas(&offline.db, args.place.shard)? {
         let listed = args.series || args.selector.is_some();
-        if !args.samples {
-            summary(&mut out, &replica)?;
+        if !args.samples
+            && let Err(error) = summary(&mut out, &replica)
+        {
+            return offline::printed(Err(error));
         }
         if !args.samples && !listed {
             continue;
         }
         let mut written = Ok(());
         inspect::dump(&offline.db, &replica, &matchers, &mut |series| {
-            let line = match args.samples {
+            written = match args.samples {
                 true => sample_lines(&mut out, &series),
                 false => series_line(&mut out, &series),
             };
-            if let (Ok(()), Err(error)) = (&written, line) {
-                written = Err(error);
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             }
         })?;
-        match written {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            other => other?,
+        if written.is_err() {
+            return offline::printed(written);
         }
     }
     offline::printed(out.flush())
 }
 
 /// Numbers, and native histograms as a query prints them.
-fn sample_lines(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>) -> std::io::Result<()> {
+fn sample_lines(out: &mut impl Write, series: &inspect::DumpedSeries<'_>) -> io::Result<()> {
     for (at, (t, value)) in series.samples.iter().enumerate() {
         match series.samples.histogram(at) {
             Some(histogram) => writeln!(out, "{} {histogram} {t}", series.labels)?,
@@ -149,7 +161,7 @@ fn sample_lines(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_
     Ok(())
 }
 
-fn series_line(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>) -> std::io::Result<()> {
+fn series_line(out: &mut impl Write, series: &inspect::DumpedSeries<'_>) -> io::Result<()> {
     let timestamps = &series.samples.timestamps;
     write!(
         out,
@@ -165,7 +177,7 @@ fn series_line(out: &mut impl std::io::Write, series: &inspect::DumpedSeries<'_>
     writeln!(out)
 }
 
-fn summary(out: &mut impl std::io::Write, replica: &StoredReplica) -> std::io::Result<()> {
+fn summary(out: &mut impl Write, replica: &StoredReplica) -> io::Result<()> {
     let Some((term, index)) = replica.position() else {
         return writeln!(out, "{}: nothing was ever flushed", name(replica));
     };

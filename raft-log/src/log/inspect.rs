@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 
 use rocksdb::{DBWithThreadMode, IteratorMode, MultiThreaded};
 
@@ -121,11 +122,11 @@ impl LogReport {
     }
 }
 
-/// Reads all logs of a database and calls `visit` with each entry behind what is purged. An error means that the
-/// database could not be read.
+/// Reads all logs of a database and calls `visit` with each entry behind what is purged, until it breaks off:
+/// the reports then tell of no more than was read. An error means that the database could not be read.
 pub fn inspect_logs(
     db: &Db,
-    mut visit: impl FnMut(LogKey, LogPosition, EntryKind, &[u8]),
+    mut visit: impl FnMut(LogKey, LogPosition, EntryKind, &[u8]) -> ControlFlow<()>,
 ) -> io::Result<BTreeMap<LogKey, LogReport>> {
     let mut logs = BTreeMap::new();
     read_states(db, &mut logs)?;
@@ -140,8 +141,8 @@ pub fn inspect_logs(
         let report: &mut LogReport = logs.entry(log).or_default();
         let before = report.entries;
         report.entry(position, kind, &payload);
-        if report.entries > before {
-            visit(log, position, kind, &payload);
+        if report.entries > before && visit(log, position, kind, &payload).is_break() {
+            return Ok(logs);
         }
     }
     logs.values_mut().for_each(LogReport::relate);
@@ -207,7 +208,10 @@ mod tests {
     }
 
     fn report(db: &Db) -> LogReport {
-        inspect_logs(db, |_, _, _, _| {}).unwrap().remove(&LOG).unwrap()
+        inspect_logs(db, |_, _, _, _| ControlFlow::Continue(()))
+            .unwrap()
+            .remove(&LOG)
+            .unwrap()
     }
 
     #[test]
@@ -235,7 +239,11 @@ mod tests {
             put_entry(&db, index, term, EntryKind::Command, b"four");
         }
         let mut seen = Vec::new();
-        let mut logs = inspect_logs(&db, |_, position, _, _| seen.push(position.index)).unwrap();
+        let mut logs = inspect_logs(&db, |_, position, _, _| {
+            seen.push(position.index);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         let sound = logs.remove(&LOG).unwrap();
         assert_eq!(sound.problems, Vec::<String>::new());
         assert_eq!((sound.entries, sound.bytes, sound.leftovers), (2, 8, 2));

@@ -1,5 +1,7 @@
 //! The samples of a replica as a reader would see them after a restart, without the log.
 
+use std::ops::ControlFlow;
+
 use super::{StoredReplica, labels_rows};
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
@@ -25,12 +27,12 @@ pub struct DumpedSeries<'a> {
     pub samples: &'a SampleColumns,
 }
 
-/// Calls `visit` with every series that passes all matchers, in order of ids.
+/// Calls `visit` with every series that passes all matchers, in order of ids, until it breaks off.
 pub fn dump(
     db: &Db,
     replica: &StoredReplica,
     matchers: &[Matcher],
-    visit: &mut dyn FnMut(DumpedSeries<'_>),
+    visit: &mut dyn FnMut(DumpedSeries<'_>) -> ControlFlow<()>,
 ) -> Result<(), StorageError> {
     let Some(meta) = &replica.meta else { return Ok(()) };
     let live = load_activity(db, replica.key(), meta)?.live();
@@ -40,7 +42,7 @@ pub fn dump(
     labels_rows(db, replica, &live, |series, tenant, labels| {
         let value_of = |name: &str| labels.get(name).unwrap_or_default();
         if !matchers.iter().all(|m| m.matches(value_of(m.name()))) {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let mask = meta.tombstones.over(series);
         let window = Window {
@@ -59,12 +61,11 @@ pub fn dump(
             samples.push_histogram(t, histogram);
         }
         samples.put_in_order();
-        visit(DumpedSeries {
+        Ok(visit(DumpedSeries {
             tenant,
             id: series,
             labels: &labels,
             samples: &samples,
-        });
-        Ok(())
+        }))
     })
 }

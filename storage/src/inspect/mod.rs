@@ -5,13 +5,15 @@ mod entry;
 mod generation;
 mod verify;
 
+use std::ops::ControlFlow;
+
 use roaring::RoaringBitmap;
 
 use crate::error::StorageError;
 use crate::flushed::RowRange;
 use crate::flushed::cf;
 use crate::meta::ShardMeta;
-use crate::recover::scan;
+use crate::recover::scan_while;
 use crate::rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 
 pub use dump::{DumpedSeries, dump};
@@ -131,12 +133,12 @@ fn stored(db: &Db, key: ReplicaKey) -> Result<StoredReplica, StorageError> {
     })
 }
 
-/// Tenant and labels of every series of a replica that is `live`, by id.
+/// Tenant and labels of every series of a replica that is `live`, by id, until `visit` breaks off.
 fn labels_rows(
     db: &Db,
     replica: &StoredReplica,
     live: &RoaringBitmap,
-    mut visit: impl FnMut(u64, &str, crate::Labels) -> Result<(), StorageError>,
+    mut visit: impl FnMut(u64, &str, crate::Labels) -> Result<ControlFlow<()>, StorageError>,
 ) -> Result<(), StorageError> {
     let Some(meta) = &replica.meta else { return Ok(()) };
     let key = replica.key();
@@ -145,10 +147,10 @@ fn labels_rows(
         from: key.labels(meta.epoch, 0),
         to: key.labels(meta.epoch, meta.next_id),
     };
-    scan(db, key.shard, &range, |row_key, value| {
+    scan_while(db, key.shard, &range, |row_key, value| {
         let id = crate::rows::trailing_u64(row_key).unwrap_or(0);
         if !u32::try_from(id).is_ok_and(|id| live.contains(id)) {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let (tenant, labels) = crate::series_rows::decode_labels_row(value).map_err(|detail| {
             StorageError::corrupt(key.shard, format!("the label row of series {id}"), detail)

@@ -1,6 +1,7 @@
 //! Checking everything that is stored of a replica.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use hashbrown::{HashMap, HashSet};
 use roaring::{MultiOps, RoaringBitmap};
@@ -112,7 +113,7 @@ fn check_labels(
             problems.add(format!("series {id}: another one has the labels {labels}"));
         }
         metrics.set(id, metric_number(tenant, &labels));
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     });
     if let Err(error) = read {
         problems.add(error.to_string());
@@ -198,7 +199,7 @@ fn check_samples(
         let timestamps = &series.samples.timestamps;
         samples += timestamps.len() as u64;
         let (Some(first), Some(last)) = (timestamps.first(), timestamps.last()) else {
-            return;
+            return ControlFlow::Continue(());
         };
         if timestamps.windows(2).any(|two| two[0] == two[1]) {
             problems.add(format!("series {}: two samples have the same time", series.id));
@@ -220,6 +221,7 @@ fn check_samples(
                 series.id
             ));
         }
+        ControlFlow::Continue(())
     })?;
     report.samples = samples;
     Ok(())
