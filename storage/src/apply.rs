@@ -127,6 +127,12 @@ impl Shard {
                 state.quotas.set(tenant, quota, epoch, registered);
                 return Ok(Vec::new());
             }
+            Command::Retentions(wanted) => {
+                state.retentions.replace(wanted, &state.clock);
+                state.tenant_cuts_due_ms = i64::MIN;
+                self.apply_cut(state)?;
+                return Ok(Vec::new());
+            }
             Command::Delete(deletion) => {
                 self.apply_deletion(state, &deletion)?;
                 return Ok(Vec::new());
@@ -161,7 +167,11 @@ impl Shard {
         let quota = state.quotas.most(part.tenant, limits.quota_epoch);
         let tenant = state.table.tenant(part.tenant);
         let mut run = PartRun {
-            rules: Rules::new(&state.clock, &limits),
+            rules: Rules::new(
+                &state.clock,
+                state.retentions.cut_ms(part.tenant, &state.clock),
+                &limits,
+            ),
             frozen: state.frozen.as_deref(),
             flushed: &state.flushed,
             lookups: &mut state.lookups,
@@ -396,9 +406,9 @@ struct Rules {
 }
 
 impl Rules {
-    fn new(clock: &Clock, limits: &Limits) -> Self {
+    fn new(clock: &Clock, cut_ms: i64, limits: &Limits) -> Self {
         Self {
-            cut_ms: clock.cut_ms,
+            cut_ms,
             ahead_ms: clock.now_ms.saturating_add_unsigned(limits.max_ahead_ms),
             ooo_window_ms: limits.ooo_window_ms,
         }

@@ -35,6 +35,7 @@ struct Row {
     labels: Labels,
     id: u64,
     head: HeadCopy,
+    cut_ms: i64,
 }
 
 impl Shard {
@@ -42,7 +43,7 @@ impl Shard {
     /// The lock is held while unflushed chunks are copied.
     pub fn checksum(&self) -> Result<LogicalChecksum, StorageError> {
         self.check_poison()?;
-        let (mut rows, position, cut_ms, flushed, tombstones) = {
+        let (mut rows, position, flushed, tombstones) = {
             let state = self.state.read();
             let rows: Vec<Row> = state
                 .table
@@ -50,23 +51,19 @@ impl Shard {
                 .filter_map(|id| {
                     let labels = state.table.labels(id)?;
                     let tenant = state.table.tenant_name(state.table.tenant_of(id)?).to_owned();
-                    let head = copy_head(&state, id, state.clock.cut_ms, i64::MAX);
+                    let cut_ms = state.cut_ms(&tenant);
+                    let head = copy_head(&state, id, cut_ms, i64::MAX);
                     Some(Row {
                         tenant,
                         labels,
                         id,
                         head,
+                        cut_ms,
                     })
                 })
                 .collect();
             let tombstones = state.tombstones.clone();
-            (
-                rows,
-                state.applied,
-                state.clock.cut_ms,
-                state.flushed.clone(),
-                tombstones,
-            )
+            (rows, state.applied, state.flushed.clone(), tombstones)
         };
         rows.sort_by(|a, b| (&a.tenant, a.labels.as_bytes()).cmp(&(&b.tenant, b.labels.as_bytes())));
         let mut reader = SlabReader::new(self.key, READER_BYTES_MAX, false);
@@ -85,7 +82,7 @@ impl Shard {
             if let Some(key) = flushed.series_key(row.id) {
                 let mask = tombstones.over(row.id);
                 let window = Window {
-                    start_ms: cut_ms,
+                    start_ms: row.cut_ms,
                     end_ms: i64::MAX,
                     mask: &mask,
                 };
@@ -97,7 +94,7 @@ impl Shard {
                 samples.extend(columns.iter().map(|(t, value)| (t, value.to_bits())));
             }
             let mut add = |t: i64, bits: u64| {
-                if t >= cut_ms {
+                if t >= row.cut_ms {
                     samples.push((t, bits));
                 }
                 true
@@ -106,7 +103,7 @@ impl Shard {
                 chunk::decode(&chunk.bytes, &mut add).map_err(damaged())?;
             }
             samples.extend_from_slice(&row.head.late);
-            let unflushed = row.head.histograms.decode(cut_ms, i64::MAX);
+            let unflushed = row.head.histograms.decode(row.cut_ms, i64::MAX);
             histograms.append(&mut unflushed.map_err(damaged())?);
             digest.add(&row.tenant, &row.labels, &mut samples, &mut histograms);
         }

@@ -21,9 +21,10 @@ impl Shard {
         if start_ms > end_ms {
             return Ok(());
         }
+        let cut_ms = state.cut_ms(&deletion.tenant);
         let mut series = matching(state, deletion);
         for id in matching_in_window(state, &mut series, start_ms, end_ms) {
-            self.delete_from_head(state, id, start_ms, end_ms)?;
+            self.delete_from_head(state, id, (start_ms, end_ms), cut_ms)?;
         }
         if series.is_empty() {
             return Ok(());
@@ -48,8 +49,8 @@ impl Shard {
         &self,
         state: &mut State,
         id: u64,
-        start_ms: i64,
-        end_ms: i64,
+        (start_ms, end_ms): (i64, i64),
+        cut_ms: i64,
     ) -> Result<(), StorageError> {
         let damaged = || StorageError::chunk(self.key.shard, id);
         let taken = state.table.take_head(id).map_err(damaged())?;
@@ -68,7 +69,7 @@ impl Shard {
         };
         // Ids fit, see `SERIES_MAX`.
         let short = id as u32;
-        if start_ms <= known.oldest_ms.max(state.clock.cut_ms) {
+        if start_ms <= known.oldest_ms.max(cut_ms) {
             // Nothing is left: the series is as if it had never had a sample.
             let nothing = SeriesState {
                 oldest_ms: i64::MAX,

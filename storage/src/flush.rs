@@ -228,6 +228,7 @@ impl Shard {
             vacant: state.vacant.clone(),
             quotas: state.quotas.clone(),
             with_histograms: state.with_histograms.clone(),
+            retentions: state.retentions.clone(),
         };
         let first_new = previous.map_or(1, |meta| meta.next_id);
         let table = &state.table;

@@ -41,6 +41,7 @@ mod postings;
 mod quota;
 mod recover;
 pub mod regex;
+mod retention;
 mod retire;
 mod rows;
 mod select;
@@ -63,7 +64,8 @@ pub use columns::SampleColumns;
 pub use compact::{Merge, MergedGeneration};
 pub use entry::{
     Deletion, EntryError, MAX_DELETION_MATCHERS, PartBuilder, PartInfo, PartOutcome, RejectReason, Rejection,
-    check_part, encode_deletion_entry, encode_limits_entry, encode_quota_entry, encode_write_entry,
+    check_part, encode_deletion_entry, encode_limits_entry, encode_quota_entry, encode_retentions_entry,
+    encode_write_entry,
 };
 pub use error::StorageError;
 #[cfg(feature = "mutants")]
@@ -76,6 +78,7 @@ pub use limits::Limits;
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use quota::Quota;
 pub use regex::{GoRegex, GoRegexError};
+pub use retention::TenantRetentions;
 pub use rows::{CF_CHUNKS, CF_SERIES, CF_SHARD_META};
 pub use select::{SelectLimits, SelectedSeries};
 pub use shard::{DurableState, LogPosition, Shard, ShardStats};

@@ -9,12 +9,13 @@ use roaring::RoaringBitmap;
 use crate::frame::{seal, unseal};
 use crate::limits::Limits;
 use crate::quota::Quotas;
+use crate::retention::Retentions;
 use crate::shard::LogPosition;
 use crate::tombstones::{Tombstones, put_bitmap, take_bitmap};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 const MAGIC: [u8; 3] = *b"QSM";
-const VERSION: u8 = 7;
+const VERSION: u8 = 8;
 
 /// How often the samples of a generation have been merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,6 +131,7 @@ pub(crate) struct ShardMeta {
     pub(crate) quotas: Quotas,
     /// See `State::with_histograms`.
     pub(crate) with_histograms: RoaringBitmap,
+    pub(crate) retentions: Retentions,
 }
 
 impl ShardMeta {
@@ -177,6 +179,7 @@ impl ShardMeta {
         put_bitmap(&mut out, &self.vacant);
         self.quotas.encode(&mut out);
         put_bitmap(&mut out, &self.with_histograms);
+        self.retentions.encode(&mut out);
         seal(&mut out);
         out
     }
@@ -241,6 +244,7 @@ impl ShardMeta {
         let vacant = take_bitmap(reader)?;
         let quotas = Quotas::decode(reader)?;
         let with_histograms = take_bitmap(reader)?;
+        let retentions = Retentions::decode(reader)?;
         let clock = Clock {
             now_ms,
             cut_ms,
@@ -262,6 +266,7 @@ impl ShardMeta {
             vacant,
             quotas,
             with_histograms,
+            retentions,
         })
     }
 }
@@ -308,6 +313,8 @@ mod tests {
             series: 1_000,
         };
         quotas.set("acme", quota, 2, 10);
+        let mut retentions = Retentions::default();
+        retentions.replace([("acme".to_owned(), 86_400_000)].into(), &Clock::START);
         ShardMeta {
             position: LogPosition { term: 3, index: 99 },
             membership: Some(Bytes::from_static(b"members")),
@@ -327,13 +334,14 @@ mod tests {
             vacant: [3].into_iter().collect(),
             quotas,
             with_histograms: [4, 7].into_iter().collect(),
+            retentions,
         }
     }
 
     #[test]
     fn golden() {
         let bytes = meta().encode();
-        crate::golden::check("meta-v7", &bytes);
+        crate::golden::check("meta-v8", &bytes);
         assert_eq!(ShardMeta::decode(&bytes), Ok(meta()));
         let empty = ShardMeta {
             membership: None,
@@ -343,6 +351,7 @@ mod tests {
             vacant: RoaringBitmap::new(),
             quotas: Quotas::default(),
             with_histograms: RoaringBitmap::new(),
+            retentions: Retentions::default(),
             ..meta()
         };
         assert_eq!(ShardMeta::decode(&empty.encode()), Ok(empty));
@@ -361,7 +370,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_fitting_checksum_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = b"QSM\x07".to_vec();
+            let mut bytes = b"QSM\x08".to_vec();
             bytes.extend(tail);
             let crc = crc32c::crc32c(&bytes);
             bytes.extend(crc.to_le_bytes());

@@ -15,6 +15,7 @@ use crate::flushed::{
 use crate::meta::{Clock, ShardMeta};
 use crate::metrics::Metrics;
 use crate::quota::Quotas;
+use crate::retention::Retentions;
 use crate::rows::{self, CF_CHUNKS, CF_SERIES, CF_SHARD_META, Db, ReplicaKey};
 use crate::series::SeriesTable;
 use crate::series_rows::{BLOCK_SERIES, decode_labels_row, decode_states};
@@ -55,6 +56,8 @@ fn empty_state() -> State {
         tombstones: Arc::default(),
         vacant: RoaringBitmap::new(),
         quotas: Quotas::default(),
+        retentions: Retentions::default(),
+        tenant_cuts_due_ms: i64::MIN,
         retired: RoaringBitmap::new(),
         retired_series: 0,
         with_histograms: RoaringBitmap::new(),
@@ -80,6 +83,7 @@ pub(crate) fn load(db: &Db, key: ReplicaKey, meta: ShardMeta) -> Result<State, S
         vacant: meta.vacant.clone(),
         quotas: meta.quotas.clone(),
         with_histograms: meta.with_histograms.clone(),
+        retentions: meta.retentions.clone(),
         table,
         activity,
         retired: loaded.retired,

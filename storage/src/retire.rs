@@ -10,6 +10,7 @@
 use roaring::RoaringBitmap;
 use rocksdb::WriteBatch;
 
+use crate::activity::{ACTIVITY_SPAN_MS, span_of};
 use crate::error::StorageError;
 use crate::flushed::cf;
 use crate::rows::CF_SERIES;
@@ -22,12 +23,31 @@ pub(crate) struct StaleLabels {
     pub(crate) ids: RoaringBitmap,
 }
 
+/// The same for tenants that keep samples for a shorter time than others.
+fn drop_of_tenants(state: &mut State) -> RoaringBitmap {
+    let (mut gone, mut due_ms) = (RoaringBitmap::new(), i64::MAX);
+    for (tenant, cut_ms) in state.retentions.cuts(&state.clock) {
+        let next = span_of(cut_ms).saturating_add(1).saturating_mul(ACTIVITY_SPAN_MS);
+        due_ms = due_ms.min(state.retentions.reaches(tenant, next));
+        let index = state
+            .table
+            .tenant(tenant)
+            .and_then(|number| state.table.index(number));
+        if let Some(index) = index {
+            gone |= state.activity.drop_of(index.all(), cut_ms);
+        }
+    }
+    state.tenant_cuts_due_ms = due_ms;
+    gone
+}
+
 impl Shard {
     /// Brings what is kept to the retention cut: spans, and the series that were active in no later one.
     pub(crate) fn apply_cut(&self, state: &mut State) -> Result<(), StorageError> {
-        let Some(gone) = state.activity.drop_before(state.clock.cut_ms) else {
-            return Ok(());
-        };
+        let mut gone = state.activity.drop_before(state.clock.cut_ms).unwrap_or_default();
+        if state.clock.now_ms >= state.tenant_cuts_due_ms {
+            gone |= drop_of_tenants(state);
+        }
         if gone.is_empty() {
             return Ok(());
         }

@@ -157,7 +157,7 @@ impl Shard {
         let mut selected = Vec::new();
         {
             let state = self.state.read();
-            let start_ms = start_ms.max(state.clock.cut_ms);
+            let start_ms = start_ms.max(state.cut_ms(tenant));
             let ids = self.resolve(&state, tenant, matchers, start_ms, end_ms);
             if ids.len() > limits.max_series {
                 return Err(StorageError::TooMuch {
@@ -279,7 +279,7 @@ impl Shard {
         start_ms: i64,
         end_ms: i64,
     ) -> RoaringBitmap {
-        let start_ms = start_ms.max(state.clock.cut_ms);
+        let start_ms = start_ms.max(state.cut_ms(tenant));
         if matcher_sets.is_empty() {
             return self.resolve(state, tenant, &[], start_ms, end_ms);
         }

@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::meta::Clock;
 use crate::quota::Quotas;
 use crate::recover::range_iterator;
+use crate::retention::{Retentions, TenantRetentions};
 use crate::retire::StaleLabels;
 use crate::rows::{CF_SERIES, Db, ReplicaKey};
 use crate::series::SeriesTable;
@@ -122,6 +123,9 @@ pub(crate) struct State {
     /// more series than need be.
     pub(crate) vacant: RoaringBitmap,
     pub(crate) quotas: Quotas,
+    pub(crate) retentions: Retentions,
+    /// The log's time from which a tenant's own cut may have passed a span's end.
+    pub(crate) tenant_cuts_due_ms: i64,
     /// Series retired since the last flush: their label rows are still there.
     pub(crate) retired: RoaringBitmap,
     pub(crate) retired_series: u64,
@@ -130,6 +134,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Samples of a tenant before it are gone.
+    pub(crate) fn cut_ms(&self, tenant: &str) -> i64 {
+        self.retentions.cut_ms(tenant, &self.clock)
+    }
+
     pub(crate) fn durable_position(&self) -> Option<LogPosition> {
         self.flushed.meta.as_ref().map(|meta| meta.position)
     }
@@ -207,6 +216,15 @@ impl Shard {
     /// The limits that an entry set; `None` while [`Limits::default`] counts.
     pub fn limits(&self) -> Option<Limits> {
         self.state.read().clock.limits
+    }
+
+    /// Whether these are the retentions that tenants have of their own by the shard's log.
+    pub fn has_retentions(&self, retentions: &TenantRetentions) -> bool {
+        self.state
+            .read()
+            .retentions
+            .wanted()
+            .eq(retentions.iter().map(|(tenant, ms)| (tenant.as_str(), *ms)))
     }
 
     /// The series of a tenant, and the quota that it has in the epoch in force, if any.

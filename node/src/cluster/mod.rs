@@ -28,7 +28,7 @@ pub use peers::{
     CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Peers, Purpose, STREAM_WINDOW_BYTES,
 };
 pub use readiness::Readiness;
-pub use reconcile::{hand_over, reconcile, storage_limits};
+pub use reconcile::{hand_over, missing_limits, reconcile};
 pub use supervisor::{MetaReplica, Supervisor, SupervisorParts, open_meta, report_leader};
 pub use transport::Transport;
 pub use view::{CurrentView, View};

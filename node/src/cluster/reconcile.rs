@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_raft_log::{GroupStatus, ReplicaId, Role};
-use quorate_storage::{Limits, encode_limits_entry};
+use quorate_storage::{Limits, Shard, encode_limits_entry, encode_retentions_entry};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -175,21 +176,36 @@ async fn keep_limits(core: &Node, view: &View, shard: u32) {
     let Some(replica) = core.shards().get(shard) else {
         return;
     };
-    let wanted = storage_limits(view);
-    if replica.storage().limits() == Some(wanted) {
-        return;
-    }
-    let Ok(now_ms) = core.gate().stamp() else {
+    let Ok(missing) = missing_limits(replica.storage(), view, || core.gate().stamp()) else {
         return;
     };
-    let entry = encode_limits_entry(now_ms, &wanted);
-    if let Err(e) = replica.group().propose(entry).await {
-        tracing::warn!(shard, error = %e, "the limits are not in the shard's log yet");
+    for entry in missing {
+        if let Err(e) = replica.group().propose(entry).await {
+            tracing::warn!(shard, error = %e, "the limits are not in the shard's log yet");
+        }
     }
 }
 
+/// The entries that bring a shard's log to the limits and retentions of the cluster; none when it has them.
+/// `stamp` is the time of the log, asked for when one is needed.
+pub fn missing_limits<E>(
+    shard: &Shard,
+    view: &View,
+    stamp: impl Fn() -> Result<i64, E>,
+) -> Result<Vec<Bytes>, E> {
+    let mut entries = Vec::new();
+    let wanted = storage_limits(view);
+    if shard.limits() != Some(wanted) {
+        entries.push(encode_limits_entry(stamp()?, &wanted));
+    }
+    if !shard.has_retentions(&view.retentions) {
+        entries.push(encode_retentions_entry(stamp()?, &view.retentions));
+    }
+    Ok(entries)
+}
+
 /// What shards have to know of the limits.
-pub fn storage_limits(view: &View) -> Limits {
+fn storage_limits(view: &View) -> Limits {
     let limits = &view.limits;
     Limits {
         ooo_window_ms: limits.ooo_window_ms,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use quorate_raft_log::{GroupId, ReplicaId};
 use quorate_ring::{Ring, RingError};
+use quorate_storage::TenantRetentions;
 
 use super::meta::{Cluster, ClusterLimits, GroupInfo, META_GROUP, NodeInfo, TenantLimits, Tenants};
 
@@ -24,6 +25,8 @@ pub struct View {
     pub limits: ClusterLimits,
     /// What tenants have of their own.
     pub tenants: Tenants,
+    /// Of tenants that keep samples for a shorter time than all.
+    pub retentions: TenantRetentions,
 }
 
 impl View {
@@ -36,6 +39,7 @@ impl View {
             nodes: cluster.nodes.clone(),
             limits: cluster.limits,
             tenants: cluster.tenants.clone(),
+            retentions: cluster.tenants.retentions(&cluster.limits),
         })
     }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quorate_proto::ErrorCode;
 use quorate_raft_log::Role;
-use quorate_storage::{Quota, encode_limits_entry, encode_quota_entry};
+use quorate_storage::{Quota, encode_quota_entry};
 
 use super::batcher::propose_error;
 use crate::api::ApiError;
 use crate::cluster::meta::{Command, LeaseRequest, Reply, decode_reply, encode_command, propose_remote};
-use crate::cluster::{CurrentView, Gate, MetaReplica, Peers, View, storage_limits};
+use crate::cluster::{CurrentView, Gate, MetaReplica, Peers, View, missing_limits};
 use crate::shards::ShardReplica;
 
 /// Longest wait for one command of the meta group.
@@ -64,12 +64,11 @@ impl Quotas {
 
     /// Brings the limits of the cluster into the shard's log; their epoch.
     pub(super) async fn enter(&self, replica: &ShardReplica) -> Result<u64, ApiError> {
-        let limits = storage_limits(&*self.view()?);
-        if replica.storage().limits() != Some(limits) {
-            let entry = encode_limits_entry(self.gate.stamp()?, &limits);
+        let view = self.view()?;
+        for entry in missing_limits(replica.storage(), &view, || self.gate.stamp())? {
             self.propose(replica, entry).await?;
         }
-        Ok(limits.quota_epoch)
+        Ok(view.quota_epoch())
     }
 
     /// The quota of a tenant by the shard's log. Brings the shard into the epoch of the cluster first, and

@@ -4,6 +4,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use crate::columns::SampleColumns;
 use crate::error::StorageError;
 use crate::flushed::Flushed;
@@ -23,7 +25,18 @@ pub(super) struct Inputs<'a> {
     pub(super) shard: &'a Shard,
     pub(super) flushed: &'a Flushed,
     pub(super) meta: &'a ShardMeta,
+    pub(super) shorter: &'a [(RoaringBitmap, i64)],
     pub(super) generations: &'a [Generation],
+}
+
+impl Inputs<'_> {
+    /// Samples of a series before it are gone.
+    fn cut_ms(&self, series: u64) -> i64 {
+        let own = self.shorter.iter();
+        let own = own.filter(|(ids, _)| u32::try_from(series).is_ok_and(|id| ids.contains(id)));
+        own.map(|(_, cut_ms)| *cut_ms)
+            .fold(self.meta.clock.cut_ms, i64::max)
+    }
 }
 
 /// Writes the samples of all inputs into one generation. `None` when `pace`, which is told how many bytes
@@ -78,9 +91,9 @@ fn merge_histograms(
     pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, StorageError> {
     let mut scans = scans(inputs, SlabKind::Histograms)?;
-    let cut_ms = inputs.meta.clock.cut_ms;
     let (mut merged, mut one): (Vec<HistogramSample>, Vec<HistogramSample>) = (Vec::new(), Vec::new());
     while let Some(key) = next_series(inputs, &mut scans)? {
+        let cut_ms = inputs.cut_ms(key.series);
         let mask = inputs.meta.tombstones.over(key.series);
         merged.clear();
         let mut bytes = 0;
@@ -158,7 +171,7 @@ impl Merged {
         mask: &Mask,
     ) -> Result<u64, StorageError> {
         self.columns.clear();
-        let cut_ms = inputs.meta.clock.cut_ms;
+        let cut_ms = inputs.cut_ms(series);
         let mut bytes = 0;
         for (scan, generation) in scans.iter_mut().zip(inputs.generations) {
             self.one.clear();

@@ -16,6 +16,8 @@ mod plan;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use crate::error::StorageError;
 use crate::flush::PendingFlush;
 use crate::flushed::{Flushed, chunk_range};
@@ -67,6 +69,8 @@ struct Begun {
     number: u64,
     flushed: Arc<Flushed>,
     meta: ShardMeta,
+    /// Series whose tenants keep samples for a shorter time than others, and from when on.
+    shorter: Vec<(RoaringBitmap, i64)>,
 }
 
 impl Shard {
@@ -93,6 +97,7 @@ impl Shard {
             number,
             flushed,
             meta,
+            shorter,
         } = begun;
         let mut merged = MergedGeneration {
             shard: self.clone(),
@@ -106,6 +111,7 @@ impl Shard {
             shard: self,
             flushed: &flushed,
             meta: &meta,
+            shorter: &shorter,
             generations: &merged.inputs,
         };
         let writer = GenerationWriter::new(self, number, plan.level);
@@ -129,10 +135,18 @@ impl Shard {
         let plan = plan::plan(&meta.generations, state.clock.now_ms, merge)?;
         let number = state.next_generation;
         state.next_generation += 1;
+        // By the cuts that are durable: what a restart asks for has to be there.
+        let cuts = meta.retentions.cuts(&meta.clock);
+        let of_tenant = |(tenant, cut_ms): (&str, i64)| {
+            let index = state.table.index(state.table.tenant(tenant)?)?;
+            Some((index.all().clone(), cut_ms))
+        };
+        let shorter = cuts.filter_map(of_tenant).collect();
         Some(Begun {
             plan,
             number,
             flushed: state.flushed.clone(),
+            shorter,
             meta,
         })
     }

@@ -1,5 +1,5 @@
-//! The commands of a shard's log: batches of samples built by receiving nodes, changes of limits,
-//! deletions and quotas.
+//! The commands of a shard's log: batches of samples built by receiving nodes, changes of limits and
+//! retentions, deletions and quotas.
 //!
 //! Entry: `"QE" version kind zigzag(now_ms) body crc32c`. A write's body is a sequence of parts, each
 //! with its length before it; the leader concatenates parts without looking into them.
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::frame::{self, Damage};
 use crate::limits::Limits;
 use crate::quota::Quota;
+use crate::retention::{TenantRetentions, put_retentions, take_retentions};
 use crate::varint::{Reader, put_bytes, put_i64, put_u64};
 
 pub use deletion::{Deletion, MAX_DELETION_MATCHERS, encode_deletion_entry};
@@ -35,6 +36,7 @@ const KIND_WRITE: u8 = 1;
 const KIND_LIMITS: u8 = 2;
 const KIND_DELETION: u8 = 3;
 const KIND_QUOTA: u8 = 4;
+const KIND_RETENTIONS: u8 = 5;
 
 /// Why bytes are not an entry, a part or an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +96,14 @@ pub fn encode_quota_entry(now_ms: i64, tenant: &str, quota: Quota) -> Bytes {
     seal(out)
 }
 
+/// An entry that replaces the retentions that tenants have of their own. `now_ms` is the leader's clock,
+/// Unix milliseconds.
+pub fn encode_retentions_entry(now_ms: i64, retentions: &TenantRetentions) -> Bytes {
+    let mut out = header(KIND_RETENTIONS, now_ms, 32 + retentions.len() * 32);
+    put_retentions(&mut out, retentions);
+    seal(out)
+}
+
 fn decode_quota<'a>(reader: &mut Reader<'a>) -> Option<Command<'a>> {
     let tenant = std::str::from_utf8(reader.bytes()?).ok()?;
     let quota = Quota {
@@ -131,6 +141,7 @@ pub(crate) enum Command<'a> {
     Limits(Limits),
     Delete(Deletion),
     Quota(&'a str, Quota),
+    Retentions(TenantRetentions),
 }
 
 /// Checks the frame of an entry and splits it into parts.
@@ -170,6 +181,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry<'_>, EntryError> {
         }
         KIND_LIMITS => Command::Limits(Limits::decode(&mut reader).ok_or_else(cut)?),
         KIND_QUOTA => decode_quota(&mut reader).ok_or_else(|| malformed("quota", "its fields do not fit"))?,
+        KIND_RETENTIONS => {
+            let retentions = take_retentions(&mut reader);
+            Command::Retentions(retentions.ok_or_else(|| malformed("retentions", "its fields do not fit"))?)
+        }
         KIND_DELETION => Command::Delete(deletion::decode(&mut reader)?),
         found => return Err(EntryError::Unknown { what: "entry", found }),
     };

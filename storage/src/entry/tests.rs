@@ -253,6 +253,19 @@ fn golden_quota_entry() {
     assert!(decode(&encode_quota_entry(0, "", quota)).is_err());
 }
 
+#[test]
+fn golden_retentions_entry() {
+    let retentions: crate::TenantRetentions = [("acme".into(), 86_400_000), ("zoo".into(), 3_600_000)].into();
+    let entry = encode_retentions_entry(1_700_000_020_000, &retentions);
+    crate::golden::check("entry-retentions-v1", &entry);
+    let decoded = decode(&entry).unwrap();
+    assert!(matches!(decoded.command, Command::Retentions(found) if found == retentions));
+    for bad in [("", 1), ("acme", u64::MAX)] {
+        let retentions = [(bad.0.to_owned(), bad.1)].into();
+        assert!(decode(&encode_retentions_entry(0, &retentions)).is_err());
+    }
+}
+
 fn sample_deletion() -> Deletion {
     let matcher = |op, name, value| crate::matcher::Matcher::new(op, name, value).unwrap();
     use crate::matcher::MatchOp::{Eq, Ne, Nre, Re};

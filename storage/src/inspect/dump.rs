@@ -46,7 +46,7 @@ pub fn dump(
         }
         let mask = meta.tombstones.over(series);
         let window = Window {
-            start_ms: meta.clock.cut_ms,
+            start_ms: meta.retentions.cut_ms(tenant, &meta.clock),
             end_ms: i64::MAX,
             mask: &mask,
         };

@@ -153,7 +153,7 @@ impl Pass<'_> {
             self.found.max_ms = self.found.max_ms.max(*last_ms);
             let Some(metric) = self.known.metrics.get(column.series) else {
                 let meta = self.known.meta;
-                if column.series >= meta.next_id || *last_ms >= meta.clock.cut_ms {
+                if column.series >= meta.next_id || *last_ms >= meta.retentions.latest_cut_ms(&meta.clock) {
                     problems.add(format!("{what}: no such series is registered"));
                 }
                 // It is retired.

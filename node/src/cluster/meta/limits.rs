@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use quorate_raft_log::GroupId;
+use quorate_storage::TenantRetentions;
 use serde::{Deserialize, Serialize};
 
 use super::state::{Cluster, ClusterLimits, META_GROUP, Reply};
@@ -49,7 +50,7 @@ const U32: u64 = u32::MAX as u64;
 /// Every limit that can be changed.
 pub const LIMITS: &[Limit] = &[
     limit("ooo_window", false, true, 0, YEARS_MS),
-    limit("retention", false, true, HOUR_MS, YEARS_MS),
+    limit("retention", true, true, HOUR_MS, YEARS_MS),
     limit("max_ahead", false, true, 0, YEARS_MS),
     limit("max_series_per_shard", false, false, 1, U32),
     limit("max_series", true, false, 0, u64::MAX),
@@ -131,6 +132,13 @@ impl Tenants {
             true => self.changes + 1,
             false => 0,
         }
+    }
+
+    /// The retentions of tenants that keep samples for a shorter time than all, which is the upper bound.
+    pub fn retentions(&self, all: &ClusterLimits) -> TenantRetentions {
+        let own = self.limits.iter();
+        let own = own.filter_map(|(tenant, own)| Some((tenant.clone(), *own.get("retention")?)));
+        own.filter(|(_, ms)| *ms < all.retention_ms).collect()
     }
 
     /// The sum of a tenant's quotas.
@@ -344,7 +352,7 @@ mod tests {
     fn limits_are_checked_and_a_tenants_own_count_first() {
         let mut cluster = cluster();
         assert!(set(&mut cluster, None, "colour", Some(1)).is_err());
-        assert!(set(&mut cluster, Some("t"), "retention", Some(HOUR_MS)).is_err());
+        assert!(set(&mut cluster, Some("t"), "ooo_window", Some(HOUR_MS)).is_err());
         assert!(set(&mut cluster, None, "retention", Some(5)).is_err());
         assert!(set(&mut cluster, None, "max_series", None).is_err());
         set(&mut cluster, None, "max_labels", Some(9)).unwrap();
@@ -357,6 +365,20 @@ mod tests {
         for limit in LIMITS {
             assert!(cluster.limits.value(limit.name).is_some(), "{}", limit.name);
         }
+    }
+
+    #[test]
+    fn a_tenants_retention_counts_where_it_is_shorter() {
+        let mut cluster = cluster();
+        set(&mut cluster, None, "retention", Some(48 * HOUR_MS)).unwrap();
+        for (tenant, hours) in [("short", 2), ("same", 48), ("long", 50)] {
+            set(&mut cluster, Some(tenant), "retention", Some(hours * HOUR_MS)).unwrap();
+        }
+        let own = |cluster: &Cluster| cluster.tenants.retentions(&cluster.limits);
+        assert_eq!(own(&cluster), [("short".to_owned(), 2 * HOUR_MS)].into());
+        set(&mut cluster, None, "retention", Some(HOUR_MS)).unwrap();
+        assert_eq!(own(&cluster).len(), 0);
+        assert!(set(&mut cluster, Some("short"), "retention", Some(1)).is_err());
     }
 
     #[test]
