@@ -1,13 +1,14 @@
 //! What the engine asks of its source, and how it stops.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use quorate_query::ast::ValueType;
 use quorate_query::value::{Abort, EvalError, EvalOptions, LimitKind, Value};
 use quorate_query::{SampleColumns, SelectRequest, SeriesCursor, Source, SourceError};
 use quorate_query::{eval_instant, eval_range, parse};
-use quorate_storage::Labels;
+use quorate_storage::histogram::Span;
+use quorate_storage::{Histogram, Labels};
 
 /// Series `m{i="0"}`, `m{i="1"}`, … with a sample of value 1 every second of the requested time.
 struct Generated {
@@ -155,6 +156,88 @@ fn the_memory_limit_bounds_what_is_held_and_not_what_streams_past() {
     };
     assert!(range("sum(m)", &Generated::new(500), &options).is_ok());
     assert!(range("m", &Generated::new(500), &options).is_err());
+}
+
+/// One series of histograms with a hundred buckets, one every second of the requested time.
+struct Histograms;
+
+impl Source for Histograms {
+    fn select(&self, request: &SelectRequest<'_>) -> Result<Vec<Box<dyn SeriesCursor>>, SourceError> {
+        let labels = Labels::from_pairs([("__name__", "h")]).map_err(SourceError::new)?;
+        let mut samples = SampleColumns::new();
+        for time_ms in (request.start_ms..=request.end_ms).filter(|time_ms| time_ms % 1000 == 0) {
+            let histogram = Histogram {
+                count: 100.0 * time_ms as f64,
+                positive_spans: vec![Span {
+                    offset: 0,
+                    length: 100,
+                }],
+                positive_buckets: vec![time_ms as f64; 100],
+                ..Histogram::default()
+            };
+            samples.push_histogram(time_ms, Arc::new(histogram));
+        }
+        Ok(vec![Box::new(HistogramCursor(labels, samples))])
+    }
+}
+
+struct HistogramCursor(Labels, SampleColumns);
+
+impl SeriesCursor for HistogramCursor {
+    fn labels(&self) -> &Labels {
+        &self.0
+    }
+
+    fn samples(&mut self, out: &mut SampleColumns) -> Result<(), SourceError> {
+        *out = std::mem::take(&mut self.1);
+        Ok(())
+    }
+}
+
+#[test]
+fn the_memory_limit_counts_histograms() {
+    // 101 steps of a kilobyte each.
+    for query in [
+        "h",
+        "sum(h)",
+        "avg(h)",
+        "sum_over_time(h[10s])",
+        "limitk(1, h)",
+        "h + h",
+        "-h",
+    ] {
+        for (max_memory_bytes, fits) in [(90_000, false), (2_000_000, true)] {
+            let options = EvalOptions {
+                max_memory_bytes,
+                ..EvalOptions::default()
+            };
+            let expr = parse(query).unwrap();
+            let result = eval_range(&expr, &Histograms, (500_000, 600_000, 1_000), &options);
+            assert_eq!(
+                result.is_ok(),
+                fits,
+                "{query} {max_memory_bytes}: {:?}",
+                result.err()
+            );
+        }
+    }
+    let options = EvalOptions {
+        max_samples: 1_000,
+        ..EvalOptions::default()
+    };
+    let result = eval_range(
+        &parse("h").unwrap(),
+        &Histograms,
+        (500_000, 600_000, 1_000),
+        &options,
+    );
+    assert!(matches!(
+        result,
+        Err(EvalError::Limit {
+            limit: LimitKind::Samples,
+            max: 1_000
+        })
+    ));
 }
 
 #[test]

@@ -107,6 +107,12 @@ impl<'q> Column<'q> {
         (self.present.get(step) && self.histogram(step).is_none()).then(|| self.values[step])
     }
 
+    /// The number of a step that is known to have one.
+    #[inline]
+    pub(super) fn number(&self, step: usize) -> f64 {
+        self.values[step]
+    }
+
     /// The step's sample if it is a histogram.
     #[inline]
     pub(super) fn histogram(&self, step: usize) -> Option<&Arc<Histogram>> {

@@ -270,21 +270,39 @@ fn range_matrix<'q>(
             values: Vec::with_capacity(count),
             histograms: Vec::new(),
         };
-        for step in column.present().iter() {
-            match column.histogram(step) {
-                None => series.values.push(column.get(step).unwrap_or(f64::NAN)),
-                Some(histogram) => {
-                    charge.grow(histogram.memory_bytes(), column::samples_of(histogram))?;
-                    series
-                        .histograms
-                        .push((series.values.len(), Arc::clone(histogram)));
-                    series.values.push(histogram.sum);
-                }
+        if column.may_hold_histograms() {
+            push_mixed(&mut series, &column, grid, &mut charge)?;
+        } else {
+            for (step, value) in column.iter() {
+                series.timestamps_ms.push(grid.time_ms(step));
+                series.values.push(value);
             }
-            series.timestamps_ms.push(grid.time_ms(step));
         }
         matrix.push(series);
     }
     matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
     Ok(matrix)
+}
+
+/// Appends the samples of a column that may hold histograms.
+fn push_mixed(
+    series: &mut MatrixSeries,
+    column: &Column<'_>,
+    grid: Grid,
+    charge: &mut Charge<'_>,
+) -> Result<(), EvalError> {
+    for step in column.present().iter() {
+        match column.cell(step) {
+            Some(Cell::Number(value)) => series.values.push(value),
+            Some(Cell::Histogram(histogram)) => {
+                charge.grow(histogram.memory_bytes(), column::samples_of(&histogram))?;
+                let index = series.values.len();
+                series.values.push(histogram.sum);
+                series.histograms.push((index, histogram));
+            }
+            None => continue,
+        }
+        series.timestamps_ms.push(grid.time_ms(step));
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Aggregations that pass some samples of each group on: `topk`, `bottomk`, `limitk`.
 
-use std::iter::Peekable;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use quorate_storage::{Histogram, Labels};
@@ -8,7 +8,7 @@ use quorate_storage::{Histogram, Labels};
 use super::{Grouped, Limits};
 use crate::ast::{AggregateOp, Span};
 use crate::eval::annotate;
-use crate::eval::column::{Cell, Column, samples_of};
+use crate::eval::column::{Column, samples_of};
 use crate::eval::context::Context;
 use crate::eval::grid::Grid;
 use crate::eval::memory::Charge;
@@ -16,19 +16,15 @@ use crate::eval::vector::{Columns, Ready, Vector};
 use crate::value::EvalError;
 
 /// A sample that was selected.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Picked {
+    /// Arbitrary if the sample is a histogram.
     value: f64,
-    /// The sample's value if it is a histogram, as only `limitk` picks them.
-    histogram: Option<Arc<Histogram>>,
     series: usize,
 }
 
-impl Picked {
-    fn into_cell(self) -> Cell {
-        self.histogram.map_or(Cell::Number(self.value), Cell::Histogram)
-    }
-}
+/// The selected samples that are histograms, by series and step. Only `limitk` selects any.
+type Histograms = HashMap<(usize, usize), Arc<Histogram>>;
 
 /// What is selected of one group at one step.
 type Heap = Vec<Picked>;
@@ -56,6 +52,7 @@ pub(super) fn evaluate<'q>(
         .memory
         .charge(groups.len() * grid.count * size_of::<Heap>(), 0)?;
     let mut heaps: Vec<Heap> = vec![Heap::new(); groups.len() * grid.count];
+    let mut histograms = Histograms::new();
     let mut column = Column::new(&ctx.memory, grid.count)?;
     for (series, group) in group_of.iter().enumerate() {
         vector.next(&mut column)?;
@@ -72,19 +69,15 @@ pub(super) fn evaluate<'q>(
                 )?;
                 heap.push(Picked {
                     value: f64::NAN,
-                    histogram: Some(Arc::clone(histogram)),
                     series,
                 });
+                histograms.insert((series, step), Arc::clone(histogram));
             }
         }
         for (step, value) in column.iter() {
             ctx.work(1)?;
             let heap = &mut heaps[group * grid.count + step];
-            let picked = Picked {
-                value,
-                histogram: None,
-                series,
-            };
+            let picked = Picked { value, series };
             if heap.len() < limits.at(step) {
                 charge.grow(size_of::<Picked>(), 1)?;
                 heap.push(picked);
@@ -102,9 +95,9 @@ pub(super) fn evaluate<'q>(
     }
     let labels = std::mem::take(&mut vector.labels);
     if grid.count == 1 {
-        return ranked(ctx, labels, heaps, op, is_less);
+        return ranked(ctx, labels, heaps, histograms, op, is_less);
     }
-    by_series(ctx, labels, heaps, grid, charge)
+    by_series(ctx, labels, heaps, histograms, grid, charge)
 }
 
 /// Go's `container/heap` `up` from the last element. That it is the same algorithm matters: it decides which of
@@ -148,6 +141,7 @@ fn ranked<'q>(
     ctx: &'q Context<'q>,
     labels: Vec<Labels>,
     heaps: Vec<Heap>,
+    mut histograms: Histograms,
     op: AggregateOp,
     is_less: fn(f64, f64) -> bool,
 ) -> Result<Vector<'q>, EvalError> {
@@ -162,9 +156,12 @@ fn ranked<'q>(
         }
         for picked in heap {
             let mut column = Column::new(&ctx.memory, 1)?;
-            out_labels.push(labels[picked.series].clone());
-            column.set_cell(0, picked.into_cell())?;
+            match histograms.remove(&(picked.series, 0)) {
+                None => column.set(0, picked.value),
+                Some(histogram) => column.set_histogram(0, histogram)?,
+            }
             columns.push(column);
+            out_labels.push(labels[picked.series].clone());
         }
     }
     Vector::new(ctx, out_labels, Ready::new(columns))
@@ -175,44 +172,60 @@ fn by_series<'q>(
     ctx: &'q Context<'q>,
     labels: Vec<Labels>,
     heaps: Vec<Heap>,
+    histograms: Histograms,
     grid: Grid,
     mut charge: Charge<'q>,
 ) -> Result<Vector<'q>, EvalError> {
     let count = heaps.iter().map(Vec::len).sum::<usize>();
-    let mut samples: Vec<(usize, Picked)> = Vec::with_capacity(count);
-    charge.grow(count * size_of::<(usize, Picked)>(), count)?;
+    let mut samples: Vec<(usize, usize, f64)> = Vec::with_capacity(count);
+    charge.grow(count * size_of::<(usize, usize, f64)>(), count)?;
     for (index, heap) in heaps.into_iter().enumerate() {
-        samples.extend(heap.into_iter().map(|picked| (index % grid.count, picked)));
+        samples.extend(
+            heap.iter()
+                .map(|picked| (picked.series, index % grid.count, picked.value)),
+        );
     }
-    samples.sort_unstable_by_key(|(step, picked)| (picked.series, *step));
+    samples.sort_unstable_by_key(|(series, step, _)| (*series, *step));
     let out_labels = samples
-        .chunk_by(|a, b| a.1.series == b.1.series)
-        .map(|chunk| labels[chunk[0].1.series].clone())
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|chunk| labels[chunk[0].0].clone())
         .collect();
     Vector::new(
         ctx,
         out_labels,
         Selection {
-            samples: samples.into_iter().peekable(),
+            samples,
+            histograms,
+            next: 0,
             _charge: charge,
         },
     )
 }
 
 struct Selection<'q> {
-    /// (step, sample), sorted by series and step.
-    samples: Peekable<std::vec::IntoIter<(usize, Picked)>>,
+    /// (series, step, value), sorted.
+    samples: Vec<(usize, usize, f64)>,
+    histograms: Histograms,
+    next: usize,
     _charge: Charge<'q>,
 }
 
 impl<'q> Columns<'q> for Selection<'q> {
     fn next(&mut self, out: &mut Column<'q>) -> Result<(), EvalError> {
         out.clear();
-        let Some(series) = self.samples.peek().map(|(_, picked)| picked.series) else {
+        let rest = &self.samples[self.next..];
+        let Some((series, ..)) = rest.first() else {
             return Ok(());
         };
-        while let Some((step, picked)) = self.samples.next_if(|(_, picked)| picked.series == series) {
-            out.set_cell(step, picked.into_cell())?;
+        let samples = rest.iter().take_while(|sample| sample.0 == *series);
+        for (series, step, value) in samples {
+            out.set(*step, *value);
+            if !self.histograms.is_empty()
+                && let Some(histogram) = self.histograms.remove(&(*series, *step))
+            {
+                out.set_histogram(*step, histogram)?;
+            }
+            self.next += 1;
         }
         Ok(())
     }
@@ -227,17 +240,12 @@ mod tests {
         let is_less: fn(f64, f64) -> bool = |a, b| a.is_nan() || a < b;
         let mut heap = Heap::new();
         for (series, value) in [5.0, 1.0, f64::NAN, 3.0].into_iter().enumerate() {
-            heap.push(Picked {
-                value,
-                histogram: None,
-                series,
-            });
+            heap.push(Picked { value, series });
             sift_up(&mut heap, is_less);
         }
         assert!(heap[0].value.is_nan());
         heap[0] = Picked {
             value: 4.0,
-            histogram: None,
             series: 9,
         };
         sift_down(&mut heap, is_less);

@@ -306,8 +306,8 @@ impl<'q> Join<'q> {
                     let sides = lhs.cell(step).zip(rhs.cell(step));
                     sides.and_then(|(lhs, rhs)| self.operation.apply_cells(&lhs, &rhs))
                 } else {
-                    let numbers = lhs.get(step).zip(rhs.get(step));
-                    numbers.and_then(|(lhs, rhs)| self.operation.apply(lhs, rhs).map(Cell::Number))
+                    let result = self.operation.apply(lhs.number(step), rhs.number(step));
+                    result.map(Cell::Number)
                 };
                 let Some(result) = result else { continue };
                 if held.column.present().get(step) {

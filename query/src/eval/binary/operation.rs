@@ -116,6 +116,8 @@ impl<'q> Operation<'q> {
         Some(Cell::histogram(result))
     }
 
+    #[cold]
+    #[inline(never)]
     fn incompatible(self, left: &str, right: &str) -> Option<Cell> {
         annotate::incompatible_types(self.ctx, left, self.op.as_str(), right, self.span);
         None
