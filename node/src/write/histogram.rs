@@ -1,7 +1,7 @@
 //! From the fields of a native histogram as they were sent to the histogram that is stored.
 
 use quorate_ingest::{HistogramRef, SeriesRef, WireCount};
-use quorate_storage::histogram::Span;
+use quorate_storage::histogram::{MAX_SCHEMA, Span};
 use quorate_storage::{CounterResetHint, Histogram, HistogramError, MAX_HISTOGRAM_CELLS};
 
 use super::place::refuse;
@@ -9,6 +9,8 @@ use crate::api::Refused;
 
 /// Counts up to here are kept exactly.
 const MAX_COUNT: u64 = 1 << 53;
+/// The finest schema that is reserved for exponential buckets.
+const FINEST_SCHEMA: i32 = 52;
 
 /// Why a histogram is refused for good.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -86,14 +88,16 @@ fn to_stored(sent: &HistogramRef<'_>) -> Result<Histogram, BadHistogram> {
         };
         spans.iter().map(span).collect()
     };
-    let histogram = Histogram {
+    // Finer than any that is stored: Prometheus lowers their resolution instead of refusing them.
+    let finer = (MAX_SCHEMA + 1..=FINEST_SCHEMA).contains(&sent.schema);
+    let mut histogram = Histogram {
         counter_reset_hint: match sent.reset_hint {
             1 => CounterResetHint::Reset,
             2 => CounterResetHint::NotReset,
             3 => CounterResetHint::Gauge,
             _ => CounterResetHint::Unknown,
         },
-        schema: sent.schema,
+        schema: if finer { MAX_SCHEMA } else { sent.schema },
         zero_threshold: sent.zero_threshold,
         zero_count: count(sent.zero_count, float)?,
         count: count(sent.count, float)?,
@@ -107,6 +111,10 @@ fn to_stored(sent: &HistogramRef<'_>) -> Result<Histogram, BadHistogram> {
     match float {
         true => histogram.validate()?,
         false => histogram.validate_integer()?,
+    }
+    if finer {
+        histogram.schema = sent.schema;
+        histogram.reduce_resolution(MAX_SCHEMA);
     }
     Ok(histogram)
 }
@@ -209,11 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn a_resolution_finer_than_any_stored_is_lowered() {
+        let fine = HistogramRef {
+            schema: 9,
+            positive_spans: &[BucketSpan { offset: 1, length: 4 }],
+            positive_deltas: &[1, 1, 1, 1],
+            count: WireCount::Int(11),
+            ..sent()
+        };
+        let stored = to_stored(&fine).unwrap();
+        assert_eq!((stored.schema, stored.count), (8, 11.0));
+        assert_eq!(stored.positive_buckets, [3.0, 7.0], "two buckets become one");
+        assert_eq!(stored.check_layout(), Ok(()));
+    }
+
+    #[test]
     fn bad_histograms_are_refused_by_reason_and_the_rest_is_kept() {
         let large = 1u64 << 53;
         let buckets = vec![1i64; MAX_HISTOGRAM_CELLS];
         let bad = [
-            (HistogramRef { schema: 9, ..sent() }, "invalid_histogram"),
+            (HistogramRef { schema: 53, ..sent() }, "invalid_histogram"),
             (
                 HistogramRef {
                     count: WireCount::Int(8),
