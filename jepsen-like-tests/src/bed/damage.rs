@@ -15,7 +15,10 @@ const FLIPS: usize = 8;
 
 /// Cuts the end off the newest log of the database in `data`, and says what was done.
 pub(super) fn tear_log_tail(data: &Path, bytes: u64) -> Result<String> {
-    let (path, length) = newest_log(data)?;
+    // Right after all of it was flushed, nothing relies on a log.
+    let Ok((path, length)) = newest_log(data) else {
+        return Ok("no log holds anything".to_owned());
+    };
     let file = File::options().write(true).open(&path)?;
     let kept = length.saturating_sub(bytes);
     file.set_len(kept)?;
