@@ -15,10 +15,7 @@ const FLIPS: usize = 8;
 
 /// Cuts the end off the newest log of the database in `data`, and says what was done.
 pub(super) fn tear_log_tail(data: &Path, bytes: u64) -> Result<String> {
-    // Right after all of it was flushed, nothing relies on a log.
-    let Ok((path, length)) = newest_log(data) else {
-        return Ok("no log holds anything".to_owned());
-    };
+    let (path, length) = newest_log(data)?;
     let file = File::options().write(true).open(&path)?;
     let kept = length.saturating_sub(bytes);
     file.set_len(kept)?;
@@ -66,12 +63,13 @@ fn database(data: &Path) -> PathBuf {
     data.join("db")
 }
 
-/// Logs are numbered; the newest may have been created and not yet written to.
+/// Logs are numbered; the newest may have been created and not yet written to, and all may be flushed.
 fn newest_log(data: &Path) -> Result<(PathBuf, u64)> {
     let mut logs = files(data, |name| name.ends_with(".log"))?;
-    logs.retain(|(_, length)| *length > 0);
+    let filled = logs.iter().rposition(|(_, length)| *length > 0);
+    logs.truncate(filled.map_or(logs.len(), |last| last + 1));
     logs.pop()
-        .with_context(|| format!("{} has no log with anything in it", data.display()))
+        .with_context(|| format!("{} has no log", data.display()))
 }
 
 /// Files by name, with their lengths.
@@ -149,5 +147,15 @@ mod tests {
         let data = database_with(&[]);
         assert!(tear_log_tail(data.path(), 1).is_err());
         assert!(rot(data.path(), Rot::Sst, 1).is_err());
+    }
+
+    #[test]
+    fn an_empty_log_has_no_tail() {
+        let data = database_with(&[("000007.log", &[])]);
+        assert!(
+            tear_log_tail(data.path(), 1).is_ok(),
+            "all of it may have been flushed"
+        );
+        assert!(rot(data.path(), Rot::Wal, 1).is_err());
     }
 }
